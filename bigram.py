@@ -1,0 +1,80 @@
+"""Step 1: a bigram. It predicts the next character from this character alone.
+
+    python bigram.py                     learn, write, and keep the model in runs/bigram
+    python bigram.py --max-iters 100     a shorter run; --help lists the rest
+
+The text is input.txt beside you, or tiny Shakespeare, or Python's own manual. What it writes has the right letters in
+nearly the right pairs and no words: it forgets all but the last character. `diff bigram.py gpt.py` shows what a GPT adds.
+"""
+
+import torch
+
+from minigpt import (
+    Batches,
+    BigramLanguageModel,
+    Progress,
+    Run,
+    SampleConfig,
+    TrainConfig,
+    load,
+    load_corpus,
+    train,
+    write,
+)
+from minigpt.checkpoint import free_folder
+from minigpt.cli import choose_device, program
+from minigpt.console import StopSignals, architecture, farewell, say
+
+HYPERPARAMETERS = dict(
+    block_size=8,  # characters in a window: eight lessons of "after this one comes that one"
+    batch_size=32,  # windows in one step
+    max_iters=3000,  # steps
+    learning_rate=1e-2,  # how far a step goes
+    min_lr=1e-2,  # ... at the end: the same
+    warmup_iters=0,  # ... at the beginning: the same
+    weight_decay=0.01,  # the pull of every weight towards zero
+    beta2=0.999,  # AdamW's memory
+    grad_clip=0.0,  # no limit to the gradient
+)
+
+
+def main(max_iters: int = 0, device: str = "auto", out: str = "runs/bigram", seed: int = 1337) -> None:
+    """Step 1: train a bigram on input.txt (or the default text), save it, and let it write. 0 = as in the file."""
+    device = choose_device(device)
+    hyper = HYPERPARAMETERS | ({"max_iters": max_iters} if max_iters else {})
+    block_size = int(hyper.pop("block_size"))
+    config = TrainConfig(**hyper, seed=seed)
+    torch.manual_seed(seed)
+
+    # Text -> ids: one number for each character. The last tenth is kept for the examination.
+    corpus = load_corpus()
+    corpus.check(block_size)
+    for line in (*corpus.notes, corpus.describe()):
+        say(line)
+    batches = Batches(corpus.train, config.batch_size, block_size, seed)  # batches[step] -> idx, targets
+
+    # The model: row i of one table holds the scores of every character that may follow character i.
+    model = BigramLanguageModel(corpus.tokenizer.vocab_size, block_size).to(device)
+    print(f"\n{architecture(model)}\n", flush=True)
+
+    # Training: each step reads a batch, measures the surprise (cross-entropy) and corrects the weights a little (AdamW).
+    run = Run.create(free_folder(out), model, corpus, config)
+    with StopSignals() as stop, Progress(config) as progress:
+        for metrics in train(model, batches, corpus.val, config, run.state):
+            run.record(metrics)
+            progress.update(metrics, run.sample)
+            if stop.requested:
+                break
+    if stop.requested:
+        stop.leave(run)
+
+    # Generation: predict a character, draw one, append it, predict again.
+    best, tokenizer = load(run.folder, device)
+    for text in write(best, tokenizer, "\n", SampleConfig(max_new_tokens=500, seed=seed)):
+        print(text, end="", flush=True)
+    print()
+    farewell(run)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,68 @@
+"""Mini GPT: a language model built step by step.
+
+Read the files in this order; each imports only files above it.
+
+    config      every number a person can choose, and its range
+    files       files that are never half written
+    tokenizer   text <-> ids: characters or bytes
+    corpus      where text comes from -> one checked array of ids, split in train and val
+    batches     ids -> (idx, targets); batch number `step` is a pure function of (seed, step)
+    bigram      BigramLanguageModel: a table of next-token scores
+    attention   who looks at whom: attention_weights, Head, MultiHeadAttention
+    block       FeedForward; Block = communicate, then compute
+    model       GPT, with GPT-2's exact details
+    sampling    logits -> one id: temperature, top-k, top-p
+    engine      generate() -> yields ids; how a GPT writes
+    optim       AdamW and the learning-rate schedule
+    trainer     evaluate(), train() -> yields Metrics
+    checkpoint  the run directory: save, load, resume
+    console     what a person sees: the architecture, progress, the end
+    cli         minigpt train | generate | eval | info; the only file that parses arguments
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> the file it lives in. Loaded on first use, so that `import minigpt` and `minigpt --help` need no torch.
+_PUBLIC = {
+    "GPTConfig": "config",
+    "TrainConfig": "config",
+    "DataConfig": "config",
+    "SampleConfig": "config",
+    "SIZES": "config",
+    "CharTokenizer": "tokenizer",
+    "ByteTokenizer": "tokenizer",
+    "Corpus": "corpus",
+    "load_corpus": "corpus",
+    "Batches": "batches",
+    "BigramLanguageModel": "bigram",
+    "attention_weights": "attention",
+    "Head": "attention",
+    "MultiHeadAttention": "attention",
+    "FeedForward": "block",
+    "Block": "block",
+    "GPT": "model",
+    "generate": "engine",
+    "write": "engine",
+    "Metrics": "trainer",
+    "TrainState": "trainer",
+    "best_device": "trainer",
+    "evaluate": "trainer",
+    "train": "trainer",
+    "Run": "checkpoint",
+    "load": "checkpoint",
+    "Progress": "console",
+}
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,307 @@
+"""A run: the directory that holds a model, how it was made, and how to go on.
+
+    runs/NAME/
+      config.json  model.safetensors  generation_config.json     the best weights so far, as transformers reads them
+      tokenizer.json  tokenizer_config.json
+      README.md                                                   the model card
+      metrics.jsonl  samples.jsonl                                what was measured and written on the way
+      checkpoints/step-00000500/                                  the last step: weights, optimizer, state
+
+The directory is a Hugging Face model: AutoModelForCausalLM.from_pretrained("runs/NAME") opens it. No pickle anywhere.
+
+Next: console.py
+"""
+
+import json
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn as nn
+
+from . import __version__
+from .bigram import BigramLanguageModel, LanguageModel
+from .config import SampleConfig, TrainConfig, from_dict, to_dict
+from .corpus import Corpus
+from .engine import write
+from .files import append_line, damage, read_json, read_lines, read_tensors, to_json, write_file, write_folder
+from .model import GPT
+from .tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from .trainer import Metrics, TrainState
+
+FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
+MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT)}
+SAMPLE = SampleConfig(max_new_tokens=200, seed=1337)  # the text written at every evaluation
+
+
+class Run:
+    """A run that is being trained: what must not be lost is on the disk after every evaluation."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        config: TrainConfig,
+        state: TrainState,
+        about: dict[str, Any],
+    ) -> None:
+        self.folder, self.model, self.tokenizer = folder, model, tokenizer
+        self.config, self.state, self.about = config, state, about
+        self.sample = ""  # the latest
+
+    @classmethod
+    def create(cls, folder: str | Path, model: LanguageModel, corpus: Corpus, config: TrainConfig) -> "Run":
+        """Start a new run directory. Raises ValueError if there is something in it already."""
+        folder = Path(folder)
+        check_new(folder)
+        about = {
+            "format": FORMAT,
+            "version": __version__,
+            "train": asdict(config),
+            "text": {
+                "name": corpus.name,
+                "paths": list(corpus.paths),
+                "sha256": corpus.sha256,
+                "characters": corpus.characters,
+                "tokens": len(corpus.ids),
+                **asdict(corpus.config),
+            },
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(corpus.tokenizer, folder, model.block_size)
+        write_file(folder / "config.json", to_json(hf_config(model) | {"minigpt": about}))
+        write_file(
+            folder / "generation_config.json", to_json({"do_sample": True, "temperature": 1.0, "max_new_tokens": 200})
+        )
+        return cls(folder, model, corpus.tokenizer, config, TrainState.new(model, config), about)
+
+    @classmethod
+    def resume(cls, folder: str | Path, device: str = "cpu", **changes: Any) -> tuple["Run", list[str]]:
+        """Open a run at its last good checkpoint, with some of its training settings changed.
+
+        Returns the run and a sentence for each checkpoint that had to be skipped.
+        Raises ValueError if there is none to go on from.
+        """
+        folder = Path(folder)
+        config_file = read_run_config(folder)
+        about = config_file["minigpt"]
+        config = from_dict(TrainConfig, about["train"] | changes)
+        skipped = []
+        for step_folder in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+            if problem := damage(step_folder):
+                skipped.append(f"Skipped {step_folder.name}: {problem}.")
+                continue
+            model = MODELS[config_file["model_type"]].from_hf(config_file, read_tensors(step_folder / "model.safetensors"))
+            model.to(device)
+            state = TrainState.new(model, config)
+            _restore(
+                state, model, read_json(step_folder / "state.json"), read_tensors(step_folder / "optimizer.safetensors")
+            )
+            about["train"] = asdict(config)
+            run = cls(folder, model, load_tokenizer(folder), config, state, about)
+            for log in ("metrics.jsonl", "samples.jsonl"):  # forget what came after the checkpoint
+                kept_lines = [line for line in read_lines(folder / log) if line["step"] <= state.step]
+                write_file(folder / log, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept_lines))
+            write_file(folder / "config.json", to_json(config_file))
+            return run, skipped
+        raise ValueError(f"{folder} has no checkpoint to resume from. {' '.join(skipped)}".strip())
+
+    def record(self, metrics: Metrics) -> None:
+        """Keep what a step of training told: a line of metrics, and after an evaluation everything else."""
+        append_line(
+            self.folder / "metrics.jsonl", {name: value for name, value in asdict(metrics).items() if value is not None}
+        )
+        if metrics.val_loss is None:
+            return
+        self.sample = "".join(write(self.model, self.tokenizer, "", SAMPLE))
+        append_line(
+            self.folder / "samples.jsonl",
+            {"step": metrics.step, "prompt": "", "seed": SAMPLE.seed, "text": self.sample},
+        )
+        if metrics.is_best:
+            write_file(self.folder / "model.safetensors", weights_file(self.model))
+            write_file(self.folder / "README.md", model_card(self))
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of this step; the one before it goes only when the new one is safe."""
+        checkpoints = self.folder / "checkpoints"
+        checkpoints.mkdir(exist_ok=True)
+        path = checkpoints / f"step-{self.state.step:08d}"
+        tensors, state = _collect(self.state, self.model)
+        files = {
+            "model.safetensors": weights_file(self.model),
+            "optimizer.safetensors": safetensors.torch.save(tensors),
+            "state.json": to_json(state),
+        }
+        write_folder(path, files)
+        for old in sorted(checkpoints.iterdir()):
+            if old != path:
+                shutil.rmtree(old)
+
+
+def check_new(folder: Path) -> None:
+    """Raise ValueError unless a run can begin in this folder."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder for the run, for example --out runs/mine")
+    if (folder / "config.json").exists():
+        raise ValueError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; choose another --out")
+
+
+def free_folder(folder: str | Path) -> Path:
+    """The folder itself if nothing is in it, else the first free one of NAME-2, NAME-3, ..."""
+    folder = Path(folder)
+    candidates = (folder if i == 1 else folder.with_name(f"{folder.name}-{i}") for i in range(1, 10**6))
+    return next(path for path in candidates if not path.exists())
+
+
+def load(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel, Tokenizer]:
+    """Open a run for use: its best model, ready to generate, and its tokenizer."""
+    folder = Path(folder)
+    config = read_run_config(folder)
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise ValueError(f"{folder} is incomplete: it has no model.safetensors yet")
+    model = MODELS[config["model_type"]].from_hf(config, read_tensors(weights))
+    return model.to(device).eval(), load_tokenizer(folder)
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a run. Raises ValueError in plain words if this is no run, or one that cannot be read."""
+    path = folder / "config.json"
+    if not folder.exists():
+        raise ValueError(f"there is no run {folder}; minigpt train makes one")
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run: it has no config.json")
+    config = read_json(path)
+    about = config.get("minigpt")
+    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
+        raise ValueError(f"{folder} was not made by minigpt: its config.json says nothing of it")
+    if about["format"] > FORMAT:
+        raise ValueError(
+            f"{folder} has format {about['format']}; minigpt {__version__} reads formats up to {FORMAT}, so upgrade minigpt"
+        )
+    if config.get("model_type") not in MODELS:
+        raise ValueError(f"{path} names the model type {config.get('model_type')!r}; known are {', '.join(MODELS)}")
+    return config
+
+
+def hf_config(model: LanguageModel) -> dict[str, Any]:
+    return {"model_type": model.model_type, **model.to_hf()[0]}
+
+
+def weights_file(model: LanguageModel) -> bytes:
+    """model.safetensors, in transformers' names and layouts."""
+    tensors = {name: tensor.to("cpu", torch.float32) for name, tensor in model.to_hf()[1].items()}
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
+
+
+def _collect(state: TrainState, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A training state as tensors by name, and everything else as JSON."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name != "optimizer"}
+    return tensors, {"format": FORMAT, **plain}
+
+
+def _restore(state: TrainState, model: nn.Module, plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """The inverse of _collect."""
+    parameters = dict(model.named_parameters())
+    for stored, value in tensors.items():
+        key, name = stored.split(".", 1)
+        parameter = parameters[name]
+        state.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+    for f in fields(state):
+        if f.name != "optimizer":
+            setattr(state, f.name, plain[f.name])
+
+
+# ---- the model card ----------------------------------------------------------------------------------------------------
+
+
+def model_card(run: Run) -> str:
+    """README.md of a run: what the model is, what it read, how well it learned, how to use it."""
+    text, folder, state = run.about["text"], run.folder, run.state
+    name = type(run.model).__name__
+    n_params = sum(p.numel() for p in run.model.parameters())
+    hf = hf_config(run.model)
+    shape = ", ".join(
+        f"{name} {hf[name]}" for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size") if name in hf
+    )
+    per_char = text["tokens"] / text["characters"]
+    rows = [m for m in read_lines(folder / "metrics.jsonl") if "val_loss" in m]
+    curve = "\n".join(
+        f"| {m['step']} | {m.get('train_loss', float('nan')):.4f} | {m['val_loss']:.4f} "
+        f"| {bits_per_char(m['val_loss'], per_char):.3f} |"
+        for m in rows
+    ).replace("nan", "")
+    sample = "\n".join("    " + line for line in run.sample.splitlines())
+    use = [f"minigpt generate {folder}", f"minigpt eval {folder}", f"minigpt info {folder}"]
+    opening = ""
+    if hf["model_type"] == "gpt2":
+        opening = f"""
+It is a GPT-2 in transformers' format:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
+prompt = tokenizer("\\n", return_tensors="pt")
+ids = model.generate(**prompt, do_sample=True, max_new_tokens={max(1, min(200, run.model.block_size - 1))})
+print(tokenizer.decode(ids[0]))
+```
+"""
+    return f"""---
+pipeline_tag: text-generation
+library_name: transformers
+tags: [minigpt, {hf["model_type"]}]
+---
+# {folder.name}
+
+A {name} of {n_params:,} parameters ({shape}), trained from scratch by minigpt {run.about["version"]}.
+
+| | |
+|---|---|
+| text | {_cell(text["name"])}, {text["characters"]:,} characters |
+| SHA-256 of the text | `{text["sha256"]}` |
+| validation | the last {text["val_fraction"]:.0%}, never trained on |
+| best step | {state.best_step} of {run.config.max_iters} |
+| validation loss | {state.best_val_loss:.4f} nats/token, {bits_per_char(state.best_val_loss, per_char):.3f} bits/character |
+
+## Use
+
+```sh
+{chr(10).join(use)}
+```
+{opening}
+## How it learned
+
+| step | train loss | val loss | bits/character |
+|---|---|---|---|
+{curve}
+
+Training settings: {", ".join(f"{name} {value}" for name, value in to_dict(run.config).items())}
+
+## What it writes
+
+Seed {SAMPLE.seed}, temperature {SAMPLE.temperature:g}:
+
+{sample}
+"""
+
+
+def bits_per_char(loss: float, tokens_per_char: float = 1.0) -> float:
+    """Nats/token -> bits/character, the measure that does not depend on the tokenizer."""
+    return loss * tokens_per_char / 0.6931471805599453
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

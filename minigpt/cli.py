@@ -1,0 +1,528 @@
+"""The command line: minigpt train | generate | eval | info. The only file that parses arguments.
+
+The flags of `train` and `generate` are the fields of the config classes. Nothing heavy is imported before a command runs,
+so --help is there at once. A user's mistake ends in a sentence or two and exit code 2 (how it was called) or 1 (the rest).
+"""
+
+import difflib
+import inspect
+import os
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import click
+
+from . import __version__
+from .config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict
+
+DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
+UNKNOWN = "what to do with a character that the model never saw: error, drop"
+
+
+# ---- flags from fields -------------------------------------------------------------------------------------------------
+
+
+def _flags(*configs: type, leave_out: Sequence[str] = (), by_size: bool = False) -> Callable[[Any], Any]:
+    """Give a command a flag for each field of the configs. A flag that was not given arrives as None."""
+
+    def add(command: Any) -> Any:
+        for config in reversed(configs):
+            hints = get_type_hints(config)
+            for f in reversed(fields(config)):
+                if f.name not in leave_out:
+                    _flag(f, hints[f.name], by_size)(command)
+        return command
+
+    return add
+
+
+def _flag(f: Any, hint: Any, by_size: bool) -> Callable[[Any], Any]:
+    about, kind = f.metadata, (get_args(hint) or (hint,))[0]
+    text = about["help"]
+    if about["choices"]:
+        text += f": {', '.join(about['choices'])}"
+    if by_size and any(f.name in recipe for recipe in RECIPES.values()):
+        text += "  [default: by size]"
+    elif f.default is not None:
+        text += f"  [default: {f.default}]"
+    envvar = "MINIGPT_MAX_ITERS" if f.name == "max_iters" else None
+    metavar = {int: "N", float: "X", str: "TEXT"}[kind]
+    name = f"--{f.name.replace('_', '-')}"
+    return click.option(name, type=kind, default=None, metavar=metavar, help=text, envvar=envvar, show_envvar=True)
+
+
+def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | None) -> dict[str, Any]:
+    """The values of a --config file, by parameter name. Raises a usage error for keys that are no flags."""
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} is not valid TOML: {error}") from None
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    known = {p.name for p in context.command.params if isinstance(p, click.Option) and p.name} - {"config_file"}
+    for name in values.keys() - known:
+        close = difflib.get_close_matches(name, known, 1)
+        raise click.UsageError(
+            f"{path} sets {name!r}, which is no flag of this command.{f' Did you mean {close[0]!r}?' if close else ''}"
+        )
+    return values
+
+
+@contextmanager
+def _usage():
+    """Values that cannot be: the fault is in how the program was called."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+# ---- commands ----------------------------------------------------------------------------------------------------------
+
+SETTINGS: Any = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "max_content_width": 120,
+}
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, "-V", "--version", message="minigpt %(version)s")
+def cli() -> None:
+    """Train a small GPT on your own text, understand it, and take it anywhere.
+
+    \b
+    minigpt train                     learn from tiny Shakespeare, or from ./input.txt
+    minigpt train my.txt              learn from your own text (files, folders, - for standard input)
+    minigpt generate runs/my          let the model write
+    """
+
+
+@cli.command()
+@click.argument("texts", nargs=-1, metavar="[TEXT ...]")
+@click.option("--out", metavar="DIR", help="the folder of the run  [default: runs/ and the name of the text]")
+@click.option(
+    "--resume", is_flag=True, default=None, help="go on with the run in --out (or the latest) from its last checkpoint"
+)
+@click.option("--arch", metavar="NAME", help="architecture: gpt, bigram  [default: gpt]")
+@click.option(
+    "--size",
+    metavar="NAME",
+    help=f"recipe for a gpt: auto, {', '.join(SIZES)}; auto = small, on a GPU lecture  [default: auto]",
+)
+@click.option("--device", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_read_toml,
+    metavar="FILE",
+    help="TOML file with any of these flags as keys, such as n_layer = 6; flags given by hand win",
+)
+@_flags(GPTConfig, TrainConfig, DataConfig, leave_out=["vocab_size"], by_size=True)
+def train(config_file: dict[str, Any], **flags: Any) -> None:
+    """Train a model on TEXT: files, folders (every *.txt in them), or - for standard input.
+
+    Without TEXT: input.txt in this folder, else tiny Shakespeare, else the manual that comes with Python.
+
+    \b
+    minigpt train my.txt
+    minigpt train my.txt --n-layer 6 --n-embd 192 --max-iters 3000
+    minigpt train books/ more.txt --out runs/books --dropout 0.1
+    minigpt train --resume --out runs/books
+
+    The model is saved after every evaluation. Ctrl-C stops after the step, saves, and says how to go on.
+    """
+    given = config_file | {name: value for name, value in flags.items() if value is not None}
+    texts = tuple(given.pop("texts", ()))
+    if given.pop("resume", False):
+        _resume(texts, given)
+    else:
+        _train(texts, given)
+
+
+def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
+    arch = one_of("arch", given.get("arch", "gpt"), ("gpt", "bigram"))
+    size = one_of("size", given.get("size", "auto"), ("auto", *SIZES))
+    with _usage():  # everything that can be refused is refused before the text is read or torch is loaded
+        if size != "auto" or arch == "bigram":
+            _configs(arch, size, given)
+        else:
+            for name in ("small", "lecture"):
+                _configs(arch, name, given)
+        data_config = from_dict(DataConfig, given)
+    out = given.get("out")
+    if out is not None:
+        with _usage():
+            _text("out", out)
+        from .checkpoint import check_new
+
+        check_new(Path(out))
+
+    import torch
+
+    from .batches import Batches
+    from .bigram import BigramLanguageModel, LanguageModel
+    from .checkpoint import Run, free_folder
+    from .console import architecture, say
+    from .corpus import load_corpus
+    from .model import GPT
+
+    device = choose_device(given.get("device", "auto"))
+    if size == "auto":
+        size = "small" if device == "cpu" else "lecture"
+    gpt_config, train_config = _configs(arch, size, given)
+    corpus = load_corpus(texts, data_config)
+    for note in corpus.notes:
+        say(note)
+    say(corpus.describe())
+    corpus.check(gpt_config.block_size)
+    torch.manual_seed(train_config.seed)
+    vocab_size = corpus.tokenizer.vocab_size
+    model: LanguageModel
+    if arch == "bigram":
+        model = BigramLanguageModel(vocab_size, gpt_config.block_size)
+    else:
+        gpt_config = from_dict(GPTConfig, vars(gpt_config) | {"vocab_size": vocab_size})
+        _check_memory(gpt_config.n_params)
+        model = GPT(gpt_config)
+    model.to(device)
+    say(
+        f"\n{architecture(model)}\n\nOn {_device_name(device)}, {train_config.max_iters:,} steps of {_tokens(train_config, gpt_config):,} tokens."
+    )
+    folder = (
+        Path(out)
+        if out is not None
+        else free_folder(Path("runs") / (_slug(corpus.name) + ("-bigram" if arch == "bigram" else "")))
+    )
+    run = Run.create(folder, model, corpus, train_config)
+    say(f"Run: {run.folder}\n")
+    _follow(run, Batches(corpus.train, train_config.batch_size, gpt_config.block_size, train_config.seed), corpus)
+
+
+def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
+    device_name = given.pop("device", "auto")
+    out = given.pop("out", None) or _latest_run()
+
+    from .batches import Batches
+    from .checkpoint import Run, read_run_config
+    from .console import say
+    from .corpus import load_corpus
+
+    config_file = read_run_config(Path(out))
+    about = config_file["minigpt"]
+    known = {f.name for f in fields(TrainConfig)}
+    fixed = {
+        "n_layer": config_file.get("n_layer"),
+        "n_head": config_file.get("n_head"),
+        "n_embd": config_file.get("n_embd"),
+    }
+    fixed |= {
+        "block_size": config_file.get("n_positions", config_file.get("block_size")),
+        "dropout": config_file.get("resid_pdrop"),
+    }
+    fixed |= {name: about["text"][name] for name in ("tokenizer", "encoding", "val_fraction")}
+    for name, value in given.items():
+        if name in fixed and fixed[name] != value:
+            raise click.UsageError(f"{name} is {fixed[name]} in {out} and cannot become {value}; start a new run for that")
+    changes = {name: value for name, value in given.items() if name in known}
+    for name, value in changes.items():
+        if about["train"][name] != value:
+            say(f"{name}: {about['train'][name]} -> {value}")
+    with _usage():
+        from_dict(TrainConfig, about["train"] | changes)
+    device = choose_device(device_name)
+    run, skipped = Run.resume(out, device, **changes)
+    for sentence in skipped:
+        say(sentence)
+    corpus = load_corpus(texts or about["text"]["paths"], from_dict(DataConfig, about["text"]), run.tokenizer)
+    for note in corpus.notes:
+        say(note)
+    if corpus.sha256 != about["text"]["sha256"]:
+        raise ValueError(
+            f"{out} was trained on {about['text']['name']} (SHA-256 {about['text']['sha256'][:12]}), but {corpus.name} is another "
+            f"text ({corpus.sha256[:12]}); name the old one, or start a new run"
+        )
+    if run.state.step >= run.config.max_iters:
+        say(f"{out} is already at step {run.state.step:,} of {run.config.max_iters:,}; give more with --max-iters")
+        return
+    say(f"Going on with {out} at step {run.state.step:,} of {run.config.max_iters:,}, on {_device_name(device)}.\n")
+    block_size = run.model.block_size
+    _follow(run, Batches(corpus.train, run.config.batch_size, block_size, run.config.seed), corpus)
+
+
+def _follow(run: Any, batches: Any, corpus: Any) -> None:
+    """Train a run to its end, showing and keeping what happens."""
+    from .console import Progress, StopSignals, farewell
+    from .trainer import train
+
+    with StopSignals() as stop, Progress(run.config, corpus.tokens_per_char, run.state.step) as progress:
+        for metrics in train(run.model, batches, corpus.val, run.config, run.state):
+            run.record(metrics)
+            progress.update(metrics, run.sample)
+            if stop.requested:
+                break
+    if stop.requested:
+        stop.leave(run)
+    farewell(run)
+
+
+@cli.command()
+@click.argument("run", type=Path, metavar="RUN")
+@click.option(
+    "--prompt", default="", metavar="TEXT", help="what the text begins with; nothing = a new line (or the first token)"
+)
+@click.option("--num-samples", type=int, default=1, metavar="N", help="texts to write  [default: 1]")
+@click.option("--stop", multiple=True, metavar="TEXT", help="end a text before this; may be given several times")
+@click.option("--unknown", default="error", metavar="WHAT", help=f"{UNKNOWN}  [default: error]")
+@click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+@_flags(SampleConfig)
+def generate(
+    run: Path, prompt: str, num_samples: int, stop: tuple[str, ...], unknown: str, device: str, **flags: Any
+) -> None:
+    """Let the best model of RUN write, character by character, to standard output.
+
+    \b
+    minigpt generate runs/my --prompt "ROMEO:" --max-new-tokens 300
+    minigpt generate runs/my --temperature 0.8 --top-k 20 --num-samples 3
+    minigpt generate runs/my --prompt "JULIET:" --stop "\\n\\n"
+
+    The same seed gives the same text on the same machine. Text beyond the context length works: the window slides.
+    """
+    with _usage():
+        config = from_dict(SampleConfig, {name: value for name, value in flags.items() if value is not None})
+        if not 1 <= num_samples <= 10**6:
+            raise ValueError(f"num_samples is {num_samples}; it must be a whole number from 1 to 1,000,000")
+    one_of("unknown", unknown, ("error", "drop"))
+    if any(not text for text in stop):
+        raise click.UsageError("--stop needs a text, not an empty one")
+
+    from .checkpoint import load
+    from .engine import start_ids, write
+
+    model, tokenizer = load(run, choose_device(device))
+    start_ids(tokenizer, prompt, unknown)  # an unknown character is told before anything is written
+    stop = tuple(text.replace("\\n", "\n") for text in stop)
+    for sample in range(num_samples):
+        if sample:
+            print("-" * 40)
+        print(prompt, end="")
+        for piece in write(model, tokenizer, prompt, config, sample, stop, unknown):
+            print(piece, end="", flush=True)
+        print(flush=True)
+
+
+@cli.command(name="eval")
+@click.argument("run", type=Path, metavar="RUN")
+@click.argument("texts", nargs=-1, metavar="[TEXT ...]")
+@click.option("--encoding", default="utf-8", metavar="NAME", help="how the files are encoded  [default: utf-8]")
+@click.option("--unknown", default="error", metavar="WHAT", help=f"{UNKNOWN}  [default: error]")
+@click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, device: str) -> None:
+    """Measure how well the best model of RUN predicts TEXT, or the validation part of the text it was trained on.
+
+    \b
+    minigpt eval runs/my
+    minigpt eval runs/my another.txt
+    """
+    one_of("unknown", unknown, ("error", "drop"))
+
+    from .checkpoint import bits_per_char, load, read_run_config
+    from .console import say
+    from .corpus import load_corpus
+    from .trainer import evaluate as measure
+
+    model, tokenizer = load(run, choose_device(device))
+    about = read_run_config(run)["minigpt"]["text"]
+    if texts:
+        corpus = load_corpus(texts, DataConfig(encoding=encoding), tokenizer, unknown)
+        ids, what = corpus.ids, corpus.name
+    else:
+        corpus = load_corpus(about["paths"], from_dict(DataConfig, about), tokenizer, "drop")
+        if corpus.sha256 != about["sha256"]:
+            raise ValueError(
+                f"the text that {run} was trained on ({about['name']}) is not here or has changed; name a text to measure on"
+            )
+        ids, what = corpus.val, f"the validation part of {corpus.name}"
+    for note in corpus.notes:
+        say(note)
+    if len(ids) < 2:
+        raise ValueError(f"{what} has {len(ids)} tokens; at least 2 are needed, one to read and one to predict")
+    loss = measure(model, ids)
+    print(
+        f"{loss:.4f} nats/token, {bits_per_char(loss, corpus.tokens_per_char):.4f} bits/character, perplexity {2.718281828459045**loss:.3f}"
+        f"  ({len(ids) - 1:,} tokens of {what})"
+    )
+
+
+@cli.command()
+@click.argument("run", type=Path, metavar="RUN")
+def info(run: Path) -> None:
+    """Tell what RUN is: its architecture, its text, how it was trained and how well it learned."""
+    from .checkpoint import load, read_run_config
+    from .console import architecture
+    from .files import read_lines
+
+    model, _ = load(run)
+    about = read_run_config(run)["minigpt"]
+    text, train_config = about["text"], about["train"]
+    print(f"{run}, made by minigpt {about['version']}\n\n{architecture(model)}\n")
+    print(
+        f"text      {text['name']}: {text['characters']:,} characters, {text['tokens']:,} tokens, SHA-256 {text['sha256'][:16]}…"
+    )
+    print("training  " + ", ".join(f"{name} {value}" for name, value in train_config.items()))
+    measured = [m for m in read_lines(run / "metrics.jsonl") if "val_loss" in m]
+    if measured:
+        best = min(measured, key=lambda m: m["val_loss"])
+        print(
+            f"steps     {measured[-1]['step']:,} of {train_config['max_iters']:,}; best val {best['val_loss']:.4f} nats/token at step {best['step']:,}"
+        )
+
+
+# ---- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def choose_device(name: str) -> str:
+    """A device that exists. Raises a usage error naming those that there are."""
+    import torch
+
+    from .trainer import best_device
+
+    if name == "auto":
+        return best_device()
+    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
+    if name == "cuda" and len(there) > 1 and "cuda:0" in there:
+        return name
+    if name not in there:
+        raise click.UsageError(f"there is no device {name!r} here; there is {', '.join(there)}, and auto takes the best")
+    return name
+
+
+def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
+    """The recipe of a size with the given values over it. What is derived follows what was given."""
+    recipe = RECIPES["bigram" if arch == "bigram" else size]
+    if "learning_rate" in given:
+        recipe = {name: value for name, value in recipe.items() if name != "min_lr"}
+    values = recipe | given
+    return from_dict(GPTConfig, values), from_dict(TrainConfig, values)
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """The value, if it is among the allowed ones. Raises a usage error that names them."""
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise click.UsageError(f"{name} is {value!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}.{hint}")
+    return value
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {value!r}; it must be a text")
+
+
+def _tokens(train_config: TrainConfig, gpt_config: GPTConfig) -> int:
+    return train_config.batch_size * train_config.grad_accum_steps * gpt_config.block_size
+
+
+def _check_memory(n_params: int) -> None:
+    """Refuse a model whose weights, gradients and optimizer state cannot fit in this machine's memory."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return
+    need = 16 * n_params
+    if need > memory:
+        raise click.UsageError(
+            f"this model has {n_params:,} parameters; training needs at least {need / 2**30:,.1f} GB and this machine has "
+            f"{memory / 2**30:,.1f} GB. Make n_layer, n_embd or block_size smaller"
+        )
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)" if device == "cpu" else device
+
+
+def _slug(name: str) -> str:
+    """A folder name from the name of a text: "Mein Buch.txt" -> "mein-buch"."""
+    stem = Path(name).stem.lower()
+    return "-".join("".join(char if char.isalnum() else " " for char in stem).split())[:60] or "text"
+
+
+def _latest_run() -> str:
+    runs = sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise click.UsageError("there is no run under runs/ to resume; name one with --out")
+    return str(runs[-1].parent)
+
+
+# ---- starting and ending -----------------------------------------------------------------------------------------------
+
+
+def main(command: Any = cli, arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    try:
+        code = command.main(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else (command.name or "minigpt")
+        print(f"{path}: {error.format_message()}\nTry '{path} --help'.", file=sys.stderr)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("\nInterrupted.", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+        message = _explain(error)
+        if os.environ.get("MINIGPT_DEBUG") or not message:
+            raise
+        print(f"minigpt: {message}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def _explain(error: BaseException) -> str:
+    """A mistake or a misfortune in a sentence; nothing for what can only be a fault of this program."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
+        return "the memory is not enough for this; make batch_size, n_embd or block_size smaller"
+    return "" if isinstance(error, RuntimeError) else str(error)
+
+
+def program(function: Callable[..., None]) -> None:
+    """Run a function as a program whose flags are its parameters: main(max_iters=100) -> --max-iters 100."""
+    parameters: list[click.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        envvar = "MINIGPT_MAX_ITERS" if name == "max_iters" else None
+        flag = f"--{name.replace('_', '-')}"
+        parameters.append(
+            click.Option([flag], default=parameter.default, envvar=envvar, show_default=True, type=type(parameter.default))
+        )
+    main(
+        click.Command(
+            Path(sys.argv[0]).name,
+            callback=function,
+            params=parameters,
+            help=function.__doc__,
+            context_settings=SETTINGS,
+        )
+    )

@@ -1,0 +1,178 @@
+"""Every number a person can choose: the shape of a model, how it learns, how it writes.
+
+Each field is declared once, with its default, its meaning and its range. The command line, the checks, the saved run and
+the help text are all made from these declarations. Nothing here needs torch.
+
+Next: files.py
+"""
+
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, get_args, get_type_hints
+
+
+def option(default: Any, help: str, low: float | None = None, high: float | None = None, choices=(), open_high=False):
+    """A dataclass field that knows its meaning and its range: low <= value <= high (< high if open_high)."""
+    about = {"help": help, "low": low, "high": high, "choices": tuple(choices), "open_high": open_high}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. Six numbers decide everything; GPT-2's smallest is 50257, 1024, 12, 12, 768, 0.1."""
+
+    vocab_size: int = option(65, "different tokens", 1, 2**24)
+    block_size: int = option(64, "context length: tokens a prediction can look back on", 1, 2**20)
+    n_layer: int = option(4, "blocks, one upon another", 1, 1000)
+    n_head: int = option(4, "attention heads in a block", 1, 1024)
+    n_embd: int = option(128, "channels: numbers that stand for one token", 1, 2**16)
+    dropout: float = option(0.0, "share of activations set to zero while training", 0, 1, open_high=True)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head}); "
+                f"try n_head {_nearest_divisors(self.n_embd, self.n_head)}"
+            )
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model, the tied output table counted once."""
+        C = self.n_embd
+        block = 12 * C * C + 13 * C  # qkv 3C² + 3C, proj C² + C, up 4C² + 4C, down 4C² + C, two norms 4C
+        return (self.vocab_size + self.block_size) * C + self.n_layer * block + 2 * C
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model learns. A value of None is derived from the others and filled in."""
+
+    batch_size: int = option(12, "windows of text in one forward pass", 1, 2**20)
+    grad_accum_steps: int = option(1, "forward passes in one step", 1, 2**16)
+    max_iters: int = option(2000, "optimizer steps", 1, 10**9)
+    learning_rate: float = option(1e-3, "peak learning rate", 1e-12, 10)
+    min_lr: float | None = option(None, "learning rate at the end (derived: a tenth of the peak)", 0, 10)
+    warmup_iters: int | None = option(None, "steps of warm-up (derived: 100, at most max_iters / 10)", 0, 10**9)
+    weight_decay: float = option(0.1, "AdamW's decay of matrices, never of biases and norms", 0, 100)
+    beta1: float = option(0.9, "AdamW's memory of the gradient", 0, 1, open_high=True)
+    beta2: float = option(0.99, "AdamW's memory of the squared gradient", 0, 1, open_high=True)
+    grad_clip: float = option(1.0, "largest norm of the gradient; 0 = off", 0, 10**9)
+    eval_interval: int | None = option(None, "steps between two evaluations (derived: max_iters / 10)", 1, 10**9)
+    eval_tokens: int = option(2**20, "validation tokens an evaluation reads, evenly spread; 0 = all", 0, 2**60)
+    patience: int = option(0, "stop after so many evaluations without a new best; 0 = never", 0, 10**9)
+    dtype: str = option("auto", "arithmetic; auto = bfloat16 on CUDA", choices=("auto", "float32", "bfloat16"))
+    seed: int = option(1337, "fixes weights, batches and dropout", 0, 2**63 - 1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        derived = {
+            "min_lr": self.learning_rate / 10,
+            "warmup_iters": min(100, self.max_iters // 10),
+            "eval_interval": max(1, self.max_iters // 10),
+        }
+        for name, value in derived.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        assert self.min_lr is not None
+        if self.min_lr > self.learning_rate:
+            raise ValueError(
+                f"min_lr ({self.min_lr}) is above learning_rate ({self.learning_rate}); make it smaller or equal"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a text becomes ids."""
+
+    tokenizer: str = option("char", "what a token is", choices=("char", "byte"))
+    encoding: str = option("utf-8", "how the files are encoded: utf-8, latin-1, utf-16, cp1252, ...")
+    val_fraction: float = option(0.1, "share of the text, at its end, kept for validation", 0.001, 0.5)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How the next token is drawn from the model's probabilities."""
+
+    max_new_tokens: int = option(500, "tokens to write", 0, 10**9)
+    temperature: float = option(1.0, "below 1 safer, above 1 wilder, 0 always the likeliest token", 0, 100)
+    top_k: int = option(0, "draw from the k likeliest tokens only; 0 = all", 0, 2**31)
+    top_p: float = option(1.0, "draw from the likeliest tokens that together reach probability p; 1 = all", 0, 1)
+    seed: int = option(1337, "fixes the draw", 0, 2**63 - 1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+# A recipe is a shape and the training that suits it. Every value can still be given by hand.
+# fmt: off
+RECIPES: dict[str, dict[str, Any]] = {
+    # The lecture's bigram: plain AdamW, a constant learning rate.
+    "bigram": dict(block_size=8, batch_size=32, max_iters=3000, learning_rate=1e-2, min_lr=1e-2, warmup_iters=0,
+                   weight_decay=0.01, beta2=0.999, grad_clip=0.0),
+    # The last cell of the lecture's notebook: 0.21 M parameters.
+    "tiny": dict(n_layer=4, n_head=4, n_embd=64, block_size=32, dropout=0.0,
+                 batch_size=16, max_iters=5000, learning_rate=1e-3, min_lr=1e-3),
+    # 0.81 M parameters (the shape of nanoGPT's CPU example), for a processor: minutes.
+    "small": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0,
+                  batch_size=32, max_iters=1500, learning_rate=2e-3),
+    # The lecture's GPT: 10.8 M parameters, for a GPU: minutes there, many hours on a processor.
+    "lecture": dict(n_layer=6, n_head=6, n_embd=384, block_size=256, dropout=0.2,
+                    batch_size=64, max_iters=5000, learning_rate=3e-4, min_lr=3e-4),
+}
+# fmt: on
+SIZES = ("tiny", "small", "lecture")
+
+
+def check(config: Any) -> None:
+    """Raise ValueError naming every field of a config that has the wrong type or is out of range, all at once."""
+    hints = get_type_hints(type(config))
+    faults = []
+    for f in fields(config):
+        value, kinds = getattr(config, f.name), get_args(hints[f.name]) or (hints[f.name],)
+        if value is None and type(None) in kinds:
+            continue
+        fault = _fault(value, kinds, f.metadata)
+        if fault:
+            faults.append(f"{f.name} is {value!r}; it must be {fault}")
+    if faults:
+        raise ValueError(". ".join(faults))
+
+
+def _fault(value: Any, kinds: tuple[type, ...], about: Any) -> str:
+    """What the value should have been, or nothing if it is fine."""
+    if str in kinds:
+        allowed = about["choices"]
+        return "" if isinstance(value, str) and (not allowed or value in allowed) else " or ".join(allowed) or "text"
+    low, high = about["low"], about["high"]
+    noun = "a whole number" if int in kinds else "a number"
+    wanted = f"{noun} from {low:,} to {'below ' * about['open_high']}{high:,}"
+    number = isinstance(value, int if int in kinds else int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not low <= value <= high or (about["open_high"] and value == high):
+        return wanted
+    return ""
+
+
+def _nearest_divisors(n: int, near: int) -> str:
+    """The divisors of n on both sides of `near`: (384, 5) -> "4 or 6"."""
+    divisors = [d for d in range(1, n + 1) if n % d == 0]
+    below, above = [d for d in divisors if d < near], [d for d in divisors if d > near]
+    return " or ".join(str(d) for d in below[-1:] + above[:1])
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Build a config from a mapping that may hold other keys too; missing fields take their defaults."""
+    return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+def to_dict(*configs: Any) -> dict[str, Any]:
+    """The fields of one or more configs as one mapping."""
+    return {name: value for config in configs for name, value in asdict(config).items()}
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Field name -> default value, before anything is derived."""
+    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}

@@ -1,0 +1,360 @@
+"""Where text comes from, and how it becomes one checked array of ids, split in train and val.
+
+A text is one file or several, a folder, standard input, or nothing: then input.txt, tiny Shakespeare or Python's own
+manual, whatever is there. It is read twice in pieces, once to learn its alphabet and hash and once to turn it into ids,
+so that it never has to fit in memory: ids above 128 MB go to a memory-mapped file in the cache.
+
+Next: batches.py
+"""
+
+import codecs
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+import unicodedata
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from .config import DataConfig
+from .files import sha256, write_file
+from .tokenizer import Tokenizer, UnknownCharacter, make_tokenizer
+
+READ_SIZE = 1 << 18  # bytes read at a time
+IN_MEMORY = 1 << 27  # bytes of ids; more than this goes to a file
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+PRINTABLE_ASCII = "\n" + "".join(map(chr, range(32, 127)))  # the alphabet of the Python manual, whatever its version
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as ids, ready to be learned from."""
+
+    name: str  # what to call it: "tiny Shakespeare", "my.txt", "12 files"
+    notes: tuple[str, ...]  # what was found and done on the way, in sentences for the reader
+    paths: tuple[str, ...]  # where to find it again; empty for the default text
+    tokenizer: Tokenizer
+    ids: np.ndarray  # (number of tokens,), smallest unsigned type, perhaps memory-mapped
+    config: DataConfig
+    characters: int
+    sha256: str  # of the text as UTF-8, newlines normalised
+
+    @property
+    def n_train(self) -> int:
+        return int(len(self.ids) * (1 - self.config.val_fraction))
+
+    @property
+    def train(self) -> np.ndarray:
+        """The ids to learn from: the first part."""
+        return self.ids[: self.n_train]
+
+    @property
+    def val(self) -> np.ndarray:
+        """The ids to be examined on: the last part, never trained on."""
+        return self.ids[self.n_train :]
+
+    @property
+    def tokens_per_char(self) -> float:
+        """1 for characters; for bytes, how many a character takes on average."""
+        return len(self.ids) / self.characters
+
+    def check(self, block_size: int) -> None:
+        """Raise ValueError, with the block size that would fit, unless train and val both hold a block and one token."""
+        n, need = len(self.ids), block_size + 1
+        if min(self.n_train, len(self.val)) >= need:
+            return
+        fits = min(self.n_train, len(self.val)) - 1
+        cure = f"a block_size up to {fits} would fit" if fits >= 1 else "no block size fits so short a text"
+        shortest = min(self.config.val_fraction, 1 - self.config.val_fraction)
+        if n < need:
+            problem = (
+                f"{self.name} has {n:,} tokens, but block_size {block_size} needs at least {int(need / shortest) + 1:,}"
+            )
+        else:
+            problem = (
+                f"the validation part of {self.name} (the last {self.config.val_fraction:.1%}) has {len(self.val):,} tokens of "
+                f"{n:,}, but block_size {block_size} needs {need:,}, so a text of {int(need / shortest) + 1:,}"
+            )
+        raise ValueError(f"{problem}; {cure}")
+
+    def describe(self) -> str:
+        """One line for people: which text this is, and how it is cut."""
+        unit = "characters" if self.tokenizer.vocab_size != 256 else "bytes"
+        return (
+            f"{self.name}: {self.characters:,} characters, {self.tokenizer.vocab_size:,} different {unit}; "
+            f"{len(self.train):,} tokens to learn from, {len(self.val):,} to be examined on"
+        )
+
+
+def load_corpus(
+    paths: Sequence[str | Path] = (),
+    config: DataConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+    unknown: str = "error",
+) -> Corpus:
+    """Read a text and turn it into ids.
+
+    paths: files, folders (every *.txt in them, sorted), "-" for standard input; nothing: the default text.
+    tokenizer: the one of a trained model, for a text that the model should read; otherwise made from the text.
+    Raises ValueError or OSError in plain words for a text that cannot be used.
+    """
+    config = config or DataConfig()
+    text = _Text.find(paths, config.encoding)
+    try:
+        alphabet, characters, digest, n_bytes = _scan(text)
+        if tokenizer is None:
+            tokenizer = make_tokenizer(config.tokenizer, text.alphabet or alphabet)
+        ids = _encode(text, tokenizer, n_bytes, digest, unknown)
+    finally:
+        text.close()
+    where = tuple(str(Path(path).absolute()) if str(path) != "-" else "-" for path in paths)
+    return Corpus(text.name, tuple(text.notes), where, tokenizer, ids, config, characters, digest)
+
+
+def cache_folder() -> Path:
+    """Where downloads and large arrays of ids are kept: MINIGPT_HOME, or the platform's cache folder."""
+    return Path(os.environ.get("MINIGPT_HOME") or user_cache_path("minigpt"))
+
+
+# ---- finding the text --------------------------------------------------------------------------------------------------
+
+
+class _Text:
+    """Pieces of text that can be read again and again: `for chunk in text.chunks()`."""
+
+    def __init__(self, name: str, encoding: str = "utf-8", notes: Sequence[str] = (), alphabet: str = "") -> None:
+        self.name, self.encoding, self.notes, self.alphabet = name, encoding, list(notes), alphabet
+        self.files: list[Path] = []
+        self.string = ""
+        self.close: Callable[[], None] = lambda: None
+
+    @classmethod
+    def find(cls, paths: Sequence[str | Path], encoding: str) -> "_Text":
+        """The text that these paths mean. Raises ValueError or OSError in plain words."""
+        try:
+            is_text = codecs.lookup(encoding)._is_text_encoding
+        except LookupError:
+            is_text = False
+        if not is_text:
+            raise ValueError(f"there is no text encoding called {encoding!r}; try utf-8, latin-1, cp1252 or utf-16")
+        if not paths:
+            return cls.default()
+        name = Path(paths[0]).name or str(paths[0])
+        text = cls(name if len(paths) == 1 else f"{len(paths)} texts", encoding)
+        for path in paths:
+            if str(path) == "-":
+                text._add_stdin()
+            else:
+                text._add_path(Path(path))
+        if len(paths) == 1 and len(text.files) > 1:
+            text.name = f"{len(text.files)} files in {name}"
+        if paths[0] == "-" and len(paths) == 1:
+            text.name = "standard input"
+        return text
+
+    @classmethod
+    def default(cls) -> "_Text":
+        """input.txt, tiny Shakespeare from the cache or the network, or Python's manual; notes say why."""
+        if Path("input.txt").is_file():
+            text = cls("input.txt", notes=["Text: input.txt in this folder."])
+            text._add_path(Path("input.txt"))
+            return text
+        own = "To use your own: put it beside you as input.txt, or name it: minigpt train my.txt"
+        cached = cache_folder() / "tinyshakespeare.txt"
+        problem = ""
+        if not _is_shakespeare(cached):
+            problem = _download_shakespeare(cached)
+        if not problem:
+            text = cls("tiny Shakespeare", notes=[f"Text: tiny Shakespeare, from {cached}. {own}."])
+            text._add_path(cached)
+            return text
+        try:
+            manual = _python_manual()
+        except ImportError:
+            raise ValueError(
+                f"there is no text to learn from: no input.txt here, tiny Shakespeare is not to be had ({problem}), and "
+                "this Python comes without its manual. Name a text: minigpt train my.txt"
+            ) from None
+        notes = [f"Text: the manual that comes with Python, because tiny Shakespeare is not to be had ({problem}). {own}."]
+        text = cls("the Python manual", notes=notes, alphabet=PRINTABLE_ASCII)
+        text.string = manual
+        return text
+
+    def _add_path(self, path: Path) -> None:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*.txt") if file.is_file())
+            if not found:
+                raise ValueError(f"the folder {path} has no .txt file in it or below it")
+            self.files += found
+        elif not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        elif not path.is_file():
+            raise ValueError(f"{path} is neither a regular file nor a folder")
+        else:
+            self.files.append(path)
+
+    def _add_stdin(self) -> None:
+        """Keep standard input in a temporary file, because the text is read twice."""
+        folder = tempfile.TemporaryDirectory(prefix="minigpt-")
+        self.close = folder.cleanup
+        copy = Path(folder.name) / "standard input"
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        self.files.append(copy)
+
+    def chunks(self) -> Iterator[str]:
+        """The text in pieces, decoded, without byte order marks, every line ending in a single \\n."""
+        if self.string:
+            yield from (self.string[i : i + READ_SIZE] for i in range(0, len(self.string), READ_SIZE))
+        last = "\n"
+        for file in self.files:
+            for i, chunk in enumerate(self._decoded(file)):
+                if i == 0 and last != "\n":
+                    yield "\n"  # two files never share a line
+                yield chunk
+                last = chunk[-1]
+
+    def _decoded(self, path: Path) -> Iterator[str]:
+        utf8 = codecs.lookup(self.encoding).name == "utf-8"
+        decoder = codecs.getincrementaldecoder("utf-8-sig" if utf8 else self.encoding)()
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
+        offset = 0
+        with _open(path) as file:
+            while True:
+                block = file.read(READ_SIZE)
+                waiting = len(decoder.getstate()[0])
+                if offset == 0 and utf8 and block.startswith(codecs.BOM_UTF8):
+                    self._note(f"{path.name}: removed the byte order mark.")
+                try:
+                    text = decoder.decode(block, final=not block)
+                except UnicodeDecodeError as error:
+                    raise ValueError(self._not_text(path, offset - waiting + error.start, block[:4])) from None
+                if "\0" in text:
+                    raise ValueError(
+                        f"{path} holds a NUL character near byte {offset:,}; it looks like a binary file, not a text"
+                    )
+                text = newlines.decode(text, final=not block)
+                if text:
+                    yield text
+                if not block:
+                    break
+                offset += len(block)
+        if newlines.newlines not in (None, "\n"):
+            self._note(f"{path.name}: turned Windows or old Mac line ends into \\n.")
+
+    def _not_text(self, path: Path, offset: int, head: bytes) -> str:
+        hint = "name its encoding, for example --encoding latin-1, if it is a text"
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            hint = "it begins like UTF-16: try --encoding utf-16"
+        return f"{path} is not valid {self.encoding}: the byte at offset {offset:,} does not fit; {hint}"
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+def _open(path: Path) -> io.BufferedReader:
+    try:
+        return path.open("rb")
+    except PermissionError:
+        raise PermissionError(f"no permission to read {path}") from None
+
+
+def _is_shakespeare(path: Path) -> bool:
+    return path.is_file() and sha256(path.read_bytes()) == SHAKESPEARE_SHA256
+
+
+def _download_shakespeare(path: Path) -> str:
+    """Fetch tiny Shakespeare into the cache; what went wrong in words, or nothing."""
+    if os.environ.get("MINIGPT_OFFLINE") == "1":
+        return "MINIGPT_OFFLINE=1"
+    try:
+        with urllib.request.urlopen(SHAKESPEARE_URL, timeout=5) as reply:
+            data = reply.read(2_000_000)
+        if sha256(data) != SHAKESPEARE_SHA256:
+            return "the download is not what it should be"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, data)
+    except OSError as error:
+        return f"the download failed: {getattr(error, 'reason', error)}"
+    return ""
+
+
+def _python_manual() -> str:
+    """Python's language reference as it lies in every full installation, in printable ASCII.
+
+    Its end is easier than its beginning, so every tenth block of 4096 characters is moved to the end, where validation is.
+    """
+    from pydoc_data.topics import topics
+
+    spelled = str.maketrans(
+        {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "...", "°": " deg", "ß": "ss"}
+    )
+    text = "".join(topics[name] for name in sorted(topics)).translate(spelled)
+    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    text = "".join(char for char in text if char in PRINTABLE_ASCII)
+    blocks = [text[i : i + 4096] for i in range(0, len(text), 4096)]
+    examined = blocks[9::10]
+    del blocks[9::10]
+    return "".join(blocks + examined)
+
+
+# ---- turning it into ids -----------------------------------------------------------------------------------------------
+
+
+def _scan(text: _Text) -> tuple[str, int, str, int]:
+    """Read the text once: its alphabet, its length in characters, its SHA-256, its length in bytes of UTF-8."""
+    seen = np.zeros(sys.maxunicode + 1, bool)
+    characters, n_bytes, digest = 0, 0, hashlib.sha256()
+    for chunk in text.chunks():
+        data = chunk.encode("utf-8")
+        digest.update(data)
+        n_bytes += len(data)
+        characters += len(chunk)
+        codes = np.frombuffer(data, np.uint8) if len(data) == len(chunk) else np.frombuffer(chunk.encode("utf-32-le"), "<u4")
+        seen[codes] = True
+    if not characters:
+        raise ValueError(f"{text.name} is empty; there is nothing to learn from")
+    return "".join(map(chr, np.flatnonzero(seen))), characters, digest.hexdigest(), n_bytes
+
+
+def _encode(text: _Text, tokenizer: Tokenizer, n_bytes: int, digest: str, unknown: str) -> np.ndarray:
+    """Read the text again, as ids (at most one a byte): in memory, or if they are many in a file of the cache."""
+    dtype = tokenizer.encode("").dtype
+    parts = _encoded_chunks(text, tokenizer, unknown)
+    if n_bytes * dtype.itemsize <= IN_MEMORY:
+        return np.concatenate([np.empty(0, dtype), *parts])
+    key = sha256(f"{digest} {unknown} {tokenizer.to_hf()['model']['vocab']}".encode())
+    path = cache_folder() / "ids" / f"{key[:32]}.{dtype.name}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                for part in parts:
+                    part.tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    text.notes.append(f"The ids are kept in {path} ({path.stat().st_size / 2**20:,.0f} MB); you may delete it afterwards.")
+    return np.memmap(path, dtype, mode="r")
+
+
+def _encoded_chunks(text: _Text, tokenizer: Tokenizer, unknown: str) -> Iterator[np.ndarray]:
+    position = 0
+    for chunk in text.chunks():
+        try:
+            yield tokenizer.encode(chunk, unknown)
+        except UnknownCharacter as error:
+            raise UnknownCharacter(error.char, position + error.position, error.vocab_size) from None
+        position += len(chunk)

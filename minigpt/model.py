@@ -1,0 +1,175 @@
+"""The GPT: token and position embeddings, a stack of blocks, and a score for every token that may come next.
+
+Attention by itself is a bag: it does not know which token came first. The position embedding, added to the token
+embedding, tells it. Everything else was built in the files above; here it is put together with GPT-2's exact details,
+so that transformers, llama.cpp and others open what we train, and we open what they hold.
+
+Next: sampling.py
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import KeyValueCache
+from .bigram import LanguageModel, load_weights
+from .block import Block
+from .config import GPTConfig
+from .files import read_json, read_tensors
+
+
+class GPT(LanguageModel):
+    """GPT-2. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3."""
+
+    model_type = "gpt2"
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config, self.block_size = config, config.block_size
+        self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.pos_emb = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config.n_embd, config.n_head, config.dropout) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.tok_emb.weight  # tied: a token's score is how well the output matches its embedding
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """GPT-2's start: normal with deviation 0.02, less for the 2 * n_layer outputs that are added to the residual."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.endswith(("proj.weight", "down.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, cache: list[KeyValueCache] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """idx (B, T), targets (B, T) -> logits (B, T, V), loss in nats/token or None.
+
+        With a cache (see make_cache), idx holds only the tokens that come after those it has read.
+        """
+        read = cache[0].length if cache else 0
+        T = idx.shape[1]
+        if read + T > self.block_size:
+            raise ValueError(
+                f"{read + T} tokens do not fit in a context of block_size {self.block_size}; give the last ones"
+            )
+        positions = torch.arange(read, read + T, device=idx.device)  # (T,)
+        x = self.drop(self.tok_emb(idx) + self.pos_emb(positions))  # (B, T, C)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cache[i] if cache else None)
+        logits = self.lm_head(self.ln_f(x))  # (B, T, V)
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, loss
+
+    def make_cache(self, batch_size: int = 1) -> list[KeyValueCache]:
+        """An empty memory for generation, one for each block."""
+        c = self.config
+        size = (batch_size, c.n_head, c.block_size, c.n_embd // c.n_head)
+        return [KeyValueCache(*size, like=self.tok_emb.weight) for _ in self.blocks]
+
+    # ---- the same model in transformers' names -------------------------------------------------------------------------
+
+    def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """config.json and tensors of a GPT2LMHeadModel with the same weights."""
+        c = self.config
+        config = {
+            "architectures": ["GPT2LMHeadModel"],
+            "vocab_size": c.vocab_size,
+            "n_positions": c.block_size,
+            "n_ctx": c.block_size,
+            "n_embd": c.n_embd,
+            "n_layer": c.n_layer,
+            "n_head": c.n_head,
+            "resid_pdrop": c.dropout,
+            "embd_pdrop": c.dropout,
+            "attn_pdrop": c.dropout,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "dtype": "float32",
+            **GPT2_DETAILS,
+        }
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters():
+            theirs, transposed = _gpt2_name(name)
+            tensors[theirs] = (parameter.detach().T if transposed else parameter.detach()).contiguous()
+        return config, tensors
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "GPT":
+        """A GPT from the config.json and the tensors of a GPT-2. Raises ValueError for one with other details."""
+        for key, ours in GPT2_DETAILS.items():
+            if config.get(key, ours) not in (ours, "gelu_pytorch_tanh" if key == "activation_function" else ours):
+                raise ValueError(f"this GPT-2 has {key} = {config[key]!r}; only {ours!r} can be loaded")
+        if config.get("n_inner") not in (None, 4 * config["n_embd"]):
+            raise ValueError(f"this GPT-2 has n_inner = {config['n_inner']}; only 4 * n_embd can be loaded")
+        sizes = {name: config[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
+        with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
+            model = cls(GPTConfig(**sizes, block_size=config["n_positions"], dropout=config.get("resid_pdrop", 0.1)))
+        stored = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+        weights: dict[str, Tensor] = {}
+        for name, _ in model.named_parameters():
+            theirs, transposed = _gpt2_name(name)
+            tensor = stored.pop(theirs.removeprefix("transformer."), None)
+            if tensor is not None:
+                weights[name] = tensor.T.contiguous() if transposed and tensor.dim() == 2 else tensor
+        # GPT-2 files of old keep the causal mask, and some the tied table a second time.
+        extra = {name: t for name, t in stored.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+        head = extra.pop("lm_head.weight", None)
+        if head is not None and not torch.equal(head, weights.get("tok_emb.weight", head)):
+            raise ValueError("this GPT-2 has an output table of its own; only one tied to the token embedding can be loaded")
+        load_weights(model, weights | extra)
+        model.lm_head.weight = model.tok_emb.weight
+        return model
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "GPT":
+        """Open a GPT-2 folder (config.json and model.safetensors) that transformers or this package wrote."""
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        if config.get("model_type") != cls.model_type:
+            raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, not {cls.model_type!r}")
+        return cls.from_hf(config, read_tensors(folder / "model.safetensors"))
+
+
+# What a GPT-2 can be in transformers, and is here.
+GPT2_DETAILS = {
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "tie_word_embeddings": True,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+}
+
+# Our names -> transformers' names. Their Conv1D keeps a matrix as (in, out), nn.Linear as (out, in).
+GPT2_NAMES = {
+    "tok_emb": "wte",
+    "pos_emb": "wpe",
+    "ln_f": "ln_f",
+    "ln_1": "ln_1",
+    "attn.qkv": "attn.c_attn",
+    "attn.proj": "attn.c_proj",
+    "ln_2": "ln_2",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+
+
+def _gpt2_name(name: str) -> tuple[str, bool]:
+    """blocks.0.attn.qkv.weight -> ("transformer.h.0.attn.c_attn.weight", True); True if the matrix is transposed."""
+    module, kind = name.rsplit(".", 1)
+    if module.startswith("blocks."):
+        _, layer, part = module.split(".", 2)
+        return f"transformer.h.{layer}.{GPT2_NAMES[part]}.{kind}", kind == "weight" and part.startswith(("attn", "mlp"))
+    return f"transformer.{GPT2_NAMES[module]}.{kind}", False
