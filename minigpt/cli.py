@@ -6,6 +6,7 @@ so --help is there at once. A user's mistake ends in a sentence or two and exit 
 
 import difflib
 import inspect
+import math
 import os
 import sys
 import tomllib
@@ -195,7 +196,8 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
         model = GPT(gpt_config)
     model.to(device)
     say(
-        f"\n{architecture(model)}\n\nOn {_device_name(device)}, {train_config.max_iters:,} steps of {_tokens(train_config, gpt_config):,} tokens."
+        f"\n{architecture(model)}\n\nOn {_device_name(device)}, {train_config.max_iters:,} steps "
+        f"of {_tokens(train_config, gpt_config):,} tokens."
     )
     folder = (
         Path(out)
@@ -247,8 +249,8 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
         say(note)
     if corpus.sha256 != about["text"]["sha256"]:
         raise ValueError(
-            f"{out} was trained on {about['text']['name']} (SHA-256 {about['text']['sha256'][:12]}), but {corpus.name} is another "
-            f"text ({corpus.sha256[:12]}); name the old one, or start a new run"
+            f"{out} was trained on {about['text']['name']} (SHA-256 {about['text']['sha256'][:12]}), but {corpus.name} "
+            f"is another text ({corpus.sha256[:12]}); name the old one, or start a new run"
         )
     if run.state.step >= run.config.max_iters:
         say(f"{out} is already at step {run.state.step:,} of {run.config.max_iters:,}; give more with --max-iters")
@@ -356,10 +358,9 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     if len(ids) < 2:
         raise ValueError(f"{what} has {len(ids)} tokens; at least 2 are needed, one to read and one to predict")
     loss = measure(model, ids)
-    print(
-        f"{loss:.4f} nats/token, {bits_per_char(loss, corpus.tokens_per_char):.4f} bits/character, perplexity {2.718281828459045**loss:.3f}"
-        f"  ({len(ids) - 1:,} tokens of {what})"
-    )
+    bits = bits_per_char(loss, corpus.tokens_per_char)
+    measures = f"{loss:.4f} nats/token, {bits:.4f} bits/character, perplexity {math.exp(loss):.3f}"
+    print(f"{measures}  ({len(ids) - 1:,} tokens of {what})")
 
 
 @cli.command()
@@ -375,14 +376,16 @@ def info(run: Path) -> None:
     text, train_config = about["text"], about["train"]
     print(f"{run}, made by minigpt {about['version']}\n\n{architecture(model)}\n")
     print(
-        f"text      {text['name']}: {text['characters']:,} characters, {text['tokens']:,} tokens, SHA-256 {text['sha256'][:16]}…"
+        f"text      {text['name']}: {text['characters']:,} characters, {text['tokens']:,} tokens\n"
+        f"          SHA-256 {text['sha256']}"
     )
     print("training  " + ", ".join(f"{name} {value}" for name, value in train_config.items()))
     measured = [m for m in read_lines(run / "metrics.jsonl") if "val_loss" in m]
     if measured:
         best = min(measured, key=lambda m: m["val_loss"])
         print(
-            f"steps     {measured[-1]['step']:,} of {train_config['max_iters']:,}; best val {best['val_loss']:.4f} nats/token at step {best['step']:,}"
+            f"steps     {measured[-1]['step']:,} of {train_config['max_iters']:,}; "
+            f"best val {best['val_loss']:.4f} nats/token at step {best['step']:,}"
         )
 
 

@@ -170,7 +170,8 @@ def farewell(run: Run) -> None:
         say(f"Stopped early: no better validation loss in {state.evaluations_since_best} evaluations.")
     bits = bits_per_char(state.best_val_loss, text["tokens"] / text["characters"])
     say(
-        f"\nThe best model, of step {state.best_step:,}: val {state.best_val_loss:.4f} ({bits:.3f} bits/char). It is in {run.folder}"
+        f"\nThe best model, of step {state.best_step:,}: val {state.best_val_loss:.4f} ({bits:.3f} bits/char). "
+        f"It is in {run.folder}"
     )
     say("Try next:")
     for command in (f"generate {run.folder} --temperature 0.8", f"eval {run.folder}", f"info {run.folder}"):

@@ -80,8 +80,8 @@ class Corpus:
             )
         else:
             problem = (
-                f"the validation part of {self.name} (the last {self.config.val_fraction:.1%}) has {len(self.val):,} tokens of "
-                f"{n:,}, but block_size {block_size} needs {need:,}, so a text of {int(need / shortest) + 1:,}"
+                f"the validation part of {self.name} (its last {self.config.val_fraction:.1%}) has {len(self.val):,} "
+                f"of {n:,} tokens, but block_size {block_size} needs {need:,}, so a text of {int(need / shortest) + 1:,}"
             )
         raise ValueError(f"{problem}; {cure}")
 

@@ -71,7 +71,7 @@ class CharTokenizer:
     def encode(self, text: str, unknown: str = "error") -> np.ndarray:
         """Text -> ids, (number of characters,) in the smallest unsigned type.
 
-        unknown: "error" raises UnknownCharacter naming the first one and its position, "drop" leaves them out with a warning.
+        unknown: "error" raises UnknownCharacter with its position, "drop" leaves it out with a warning.
         """
         parts = [self._encode_chunk(text[i : i + CHUNK]) for i in range(0, len(text), CHUNK)]
         ids = np.concatenate(parts) if parts else np.empty(0, self._table.dtype)
