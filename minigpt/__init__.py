@@ -14,6 +14,7 @@ Read the files in this order; each imports only files above it.
     sampling    logits -> one id: temperature, top-k, top-p
     engine      generate() -> yields ids; how a GPT writes
     optim       AdamW and the learning-rate schedule
+    speed       the same arithmetic in less time, on processors that need help
     trainer     evaluate(), train() -> yields Metrics
     checkpoint  the run directory: save, load, resume
     console     what a person sees: the architecture, progress, the end

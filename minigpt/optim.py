@@ -1,6 +1,6 @@
 """How weights are corrected: AdamW, and a learning rate that warms up, then falls along a cosine.
 
-Next: trainer.py
+Next: speed.py
 """
 
 import math

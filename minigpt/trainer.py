@@ -19,6 +19,7 @@ from .batches import Batches, random_bits, sweep
 from .bigram import LanguageModel
 from .config import TrainConfig
 from .optim import learning_rate, make_optimizer
+from .speed import speed_up
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def train(
     """
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
+    speed_up(model, device)
     autocast = _autocast(device, config.dtype)
     started, clock = time.perf_counter(), _Speed()
 
@@ -80,7 +82,7 @@ def train(
         loss_sum, tokens = 0.0, 0
         for micro in range(config.grad_accum_steps):
             number = state.step * config.grad_accum_steps + micro
-            torch.manual_seed(_step_seed(config.seed, number))
+            _seed_dropout(device, config.seed, number)
             idx, targets = (ids.to(device, non_blocking=True) for ids in batches[number])
             with autocast():
                 _, loss = model(idx, targets)
@@ -152,10 +154,13 @@ def _evaluated(
     return replace(metrics, seconds=seconds, train_loss=train_loss, val_loss=val_loss, is_best=is_best)
 
 
-def _step_seed(seed: int, number: int) -> int:
-    """The seed of the dropout of one forward pass."""
-    bits = random_bits(np.array([seed], np.uint64), np.array([number], np.uint64))
-    return int(bits[0] >> np.uint64(1))
+def _seed_dropout(device: torch.device, seed: int, number: int) -> None:
+    """Make the dropout of a forward pass a function of (seed, number of the pass)."""
+    bits = int(random_bits(np.array([seed], np.uint64), np.array([number], np.uint64))[0])
+    if device.type == "cpu":  # torch.manual_seed would visit every kind of device
+        torch.default_generator.manual_seed(bits)
+    else:
+        torch.manual_seed(bits)
 
 
 def _autocast(device: torch.device, dtype: str):

@@ -1,0 +1,112 @@
+"""What the tests share: a folder of their own, a text to learn from, and the command line as a function."""
+
+import hashlib
+import io
+import os
+import random
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+
+# The same examples every time, on slow machines too, and nothing kept in the repository.
+settings.register_profile("minigpt", deadline=None, derandomize=True, database=None)
+settings.load_profile("minigpt")
+
+HOME = os.environ.get("MINIGPT_HOME")  # of the environment, before any test changes it
+
+# A model that is trained in a moment.
+TINY = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 8 --batch-size 4 --max-iters 2 --device cpu".split()
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, tmp_path_factory, monkeypatch):
+    """Each test starts in an empty folder, offline, with the cache of the environment or an empty one."""
+    monkeypatch.setenv("MINIGPT_HOME", HOME or str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("MINIGPT_OFFLINE", "1")
+    monkeypatch.delenv("MINIGPT_MAX_ITERS", raising=False)
+    monkeypatch.delenv("MINIGPT_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """20,000 characters, 40 different ones, in sentences with something to learn: who does what, and where."""
+    rng = random.Random(1337)
+    who = "the king, the queen, a fox, an ox, my quiet friend, the jolly baker, a lazy dog, Dora, Otto".split(", ")
+    does = "sees, follows, forgets, asks for, jumps over, pays for, seizes, reads of, walks around".split(", ")
+    what = "the old river, a lamp, two loaves of bread, the north wind, a box; a big one, seven keys".split(", ")
+    end = [".", ".", ".", "!", "?", ", again.", " - at night.", ": 'why not?'", ".\n"]
+    sentences = []
+    while sum(map(len, sentences)) < 20_000:
+        sentence = f"{rng.choice(who)} {rng.choice(does)} {rng.choice(what)}{rng.choice(end)}"
+        capital = sentence[0].upper() if sentence[0] in "ta" else sentence[0]
+        sentences.append(f"{capital}{sentence[1:]}\n")
+    return "".join(sentences)
+
+
+@pytest.fixture
+def text_file(tmp_path, text) -> Path:
+    path = tmp_path / "my.txt"
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> Path:
+    """The real tiny Shakespeare, where the environment has it."""
+    from minigpt.corpus import SHAKESPEARE_SHA256
+
+    path = Path(HOME or "") / "tinyshakespeare.txt"
+    if not HOME or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHAKESPEARE_SHA256:
+        pytest.skip("needs tiny Shakespeare: put it as tinyshakespeare.txt in a folder and name that in MINIGPT_HOME")
+    return path.absolute()
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_cli(capsys, monkeypatch) -> Callable[..., Result]:
+    """`run_cli("train", "my.txt", "--n-layer", 4)` -> what a shell would get from it."""
+
+    def run(*args, stdin: str | bytes | None = None) -> Result:
+        from minigpt.cli import main
+
+        data = stdin.encode() if isinstance(stdin, str) else stdin or b""
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        capsys.readouterr()
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            warnings.filterwarnings("default", category=UserWarning, module="minigpt")  # shown to the user, not raised
+            main(arguments=[str(arg) for arg in args])
+        return Result(ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, text) -> Path:
+    """A run of two steps, made once. Do not change it; `run` is a copy."""
+    from minigpt.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "my.txt"
+    path.write_bytes(text.encode())
+    with pytest.raises(SystemExit) as ended:
+        main(arguments=["train", str(path), "--out", str(folder / "run"), *TINY])
+    assert not ended.value.code
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A run of two steps that a test may spoil."""
+    return shutil.copytree(trained, tmp_path / "run")
