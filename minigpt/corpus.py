@@ -40,7 +40,7 @@ class Corpus:
 
     name: str  # what to call it: "tiny Shakespeare", "my.txt", "12 files"
     notes: tuple[str, ...]  # what was found and done on the way, in sentences for the reader
-    paths: tuple[str, ...]  # where to find it again; empty for the default text
+    paths: tuple[str, ...]  # as the user named it; empty for the default text
     tokenizer: Tokenizer
     ids: np.ndarray  # (number of tokens,), smallest unsigned type, perhaps memory-mapped
     config: DataConfig
@@ -115,7 +115,7 @@ def load_corpus(
         ids = _encode(text, tokenizer, n_bytes, digest, unknown)
     finally:
         text.close()
-    where = tuple(str(Path(path).absolute()) if str(path) != "-" else "-" for path in paths)
+    where = tuple(map(str, paths))
     return Corpus(text.name, tuple(text.notes), where, tokenizer, ids, config, characters, digest)
 
 

@@ -18,6 +18,9 @@ from hypothesis import settings
 settings.register_profile("minigpt", deadline=None, derandomize=True, database=None)
 settings.load_profile("minigpt")
 
+# Small models are fastest on one thread, and on a busy machine threads that wait for each other take a hundred times longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 HOME = os.environ.get("MINIGPT_HOME")  # of the environment, before any test changes it
 
 # A model that is trained in a moment.

@@ -1,0 +1,278 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt import (
+    GPT,
+    Batches,
+    BigramLanguageModel,
+    GPTConfig,
+    Run,
+    SampleConfig,
+    TrainConfig,
+    evaluate,
+    generate,
+    load,
+    load_corpus,
+    train,
+)
+from minigpt.checkpoint import free_folder
+from minigpt.config import DataConfig
+from minigpt.engine import start_ids
+from minigpt.files import damage, read_json, read_lines
+
+FIXTURE = Path(__file__).parent / "fixtures" / "run-format-1"
+SETTINGS = dict(batch_size=8, max_iters=12, eval_interval=4, warmup_iters=2, learning_rate=3e-3)
+
+
+def make_run(folder, text_file, arch="gpt", tokenizer="char", **settings) -> tuple[Run, object]:
+    corpus = load_corpus([text_file], DataConfig(tokenizer=tokenizer))
+    config = TrainConfig(**{**SETTINGS, **settings})
+    torch.manual_seed(0)
+    vocab_size = corpus.tokenizer.vocab_size
+    gpt = GPTConfig(vocab_size, block_size=32, n_layer=2, n_head=2, n_embd=32, dropout=0.1)
+    model = GPT(gpt) if arch == "gpt" else BigramLanguageModel(vocab_size, 32)
+    return Run.create(folder, model, corpus, config), corpus
+
+
+def follow(run, corpus, until=None) -> None:
+    """Train to the end, or leave after a step as a signal would."""
+    batches = Batches(corpus.train, run.config.batch_size, run.model.block_size, run.config.seed)
+    for metrics in train(run.model, batches, corpus.val, run.config, run.state):
+        run.record(metrics)
+        if metrics.step == until:
+            run.save()
+            break
+
+
+@pytest.fixture
+def finished(tmp_path, text_file):
+    run, corpus = make_run(tmp_path / "run", text_file)
+    follow(run, corpus)
+    return run, corpus
+
+
+def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
+    (step,) = (folder / "checkpoints").iterdir()
+    return {file.name: file.read_bytes() for file in step.iterdir()}
+
+
+# ---- other programs open it ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_transformers_opens_a_run_and_gives_the_same_logits_and_the_same_text(tmp_path, text_file, tokenizer):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+
+    run, corpus = make_run(tmp_path / "run", text_file, tokenizer=tokenizer, max_iters=40, eval_interval=40)
+    follow(run, corpus)
+    theirs = AutoModelForCausalLM.from_pretrained(run.folder)
+    their_tokenizer = AutoTokenizer.from_pretrained(run.folder)
+    assert type(theirs) is GPT2LMHeadModel
+    ours, our_tokenizer = load(run.folder)
+    theirs.eval()
+
+    idx = torch.from_numpy(corpus.val[:64].astype("int64")).view(2, 32)
+    with torch.no_grad():
+        assert (ours(idx)[0] - theirs(idx).logits).abs().max().item() < 1e-5
+
+    for prompt in ("The king", "a fox sees", "Dora", "\n", "box; a"):
+        ids = start_ids(our_tokenizer, prompt)
+        assert their_tokenizer(prompt)["input_ids"] == ids
+        assert their_tokenizer.decode(ids) == prompt
+        mine = list(generate(ours, ids, SampleConfig(max_new_tokens=200, temperature=0)))
+        # transformers stops at the end of the context; beyond it the window is ours, so it is given the same window.
+        tokens = torch.tensor([ids])
+        for expected in mine:
+            from minigpt.engine import window_start
+
+            with torch.no_grad():
+                window = tokens[:, window_start(tokens.shape[1], 32) :]
+                assert theirs(window).logits[0, -1].argmax().item() == expected
+            tokens = torch.cat([tokens, torch.tensor([[expected]])], dim=1)
+        inside = 32 - len(ids)
+        written = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                                  do_sample=False, temperature=None, max_new_tokens=inside)  # fmt: skip
+        assert written[0, len(ids) :].tolist() == mine[:inside]
+
+
+def test_greedy_text_of_200_tokens_is_that_of_transformers_own_generate(tmp_path, text_file):
+    from transformers import AutoModelForCausalLM
+
+    corpus = load_corpus([text_file])
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(corpus.tokenizer.vocab_size, block_size=256, n_layer=2, n_head=2, n_embd=32))
+    run = Run.create(tmp_path / "run", model, corpus, TrainConfig(**{**SETTINGS, "max_iters": 30, "eval_interval": 30}))
+    follow(run, corpus)
+    ours, tokenizer = load(run.folder)
+    theirs = AutoModelForCausalLM.from_pretrained(run.folder)
+    for prompt in ("The king", "a fox sees", "Dora", "\n", "box; a"):
+        ids = torch.tensor([start_ids(tokenizer, prompt)])
+        written = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, temperature=None, max_new_tokens=200
+        )
+        mine = list(generate(ours, ids[0].tolist(), SampleConfig(max_new_tokens=200, temperature=0)))
+        assert written[0, ids.shape[1] :].tolist() == mine
+
+
+def test_a_run_is_opened_by_gpt_from_pretrained_too(finished):
+    run, _ = finished
+    model, idx = GPT.from_pretrained(run.folder), torch.arange(10)[None]
+    assert torch.equal(model.eval()(idx)[0], load(run.folder)[0](idx)[0])
+
+
+# ---- saving and loading --------------------------------------------------------------------------------------------
+
+
+def test_a_run_directory_holds_what_is_documented(finished):
+    run, _ = finished
+    assert {path.name for path in run.folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "checkpoints",
+    }
+    assert set(checkpoint_bytes(run.folder)) == {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"}
+
+
+def test_the_model_is_the_best_and_the_checkpoint_the_last(tmp_path, text_file):
+    run, corpus = make_run(tmp_path / "run", text_file, max_iters=8, eval_interval=2)
+    batches = Batches(corpus.train, 8, 32, run.config.seed)
+    for metrics in train(run.model, batches, corpus.val, run.config, run.state):
+        run.record(metrics)
+        if metrics.step == 4:  # from here on it only gets worse
+            for group in run.state.optimizer.param_groups:
+                group["weight_decay"] = 1e4
+    model, _ = load(run.folder)
+    assert run.state.best_step == 4
+    assert evaluate(model, corpus.val) == pytest.approx(run.state.best_val_loss, rel=1e-5)
+    last, _ = Run.resume(run.folder)
+    assert last.state.step == 8
+    assert evaluate(last.model, corpus.val) > run.state.best_val_loss + 0.1
+
+
+@pytest.mark.parametrize("arch", ["gpt", "bigram"])
+@pytest.mark.parametrize("until", [1, 4, 7, 11])
+def test_resuming_gives_the_same_bits_as_never_having_stopped(tmp_path, text_file, arch, until):
+    whole, corpus = make_run(tmp_path / "whole", text_file, arch)
+    follow(whole, corpus)
+    stopped, corpus = make_run(tmp_path / "stopped", text_file, arch)
+    follow(stopped, corpus, until)
+    resumed, skipped = Run.resume(tmp_path / "stopped")
+    assert not skipped
+    assert resumed.state.step == until
+    follow(resumed, corpus)
+    assert checkpoint_bytes(whole.folder) == checkpoint_bytes(stopped.folder)
+    assert (whole.folder / "model.safetensors").read_bytes() == (stopped.folder / "model.safetensors").read_bytes()
+    losses = [[(m["step"], m.get("loss"), m.get("val_loss"), m.get("train_loss")) for m in read_lines(r.folder / "metrics.jsonl")]
+              for r in (whole, stopped)]  # fmt: skip
+    assert losses[0] == losses[1]
+
+
+def test_what_was_logged_after_the_checkpoint_is_forgotten_when_resuming(tmp_path, text_file):
+    run, corpus = make_run(tmp_path / "run", text_file)
+    batches = Batches(corpus.train, 8, 32, run.config.seed)
+    for metrics in train(run.model, batches, corpus.val, run.config, run.state):
+        run.record(metrics)
+        if metrics.step == 6:  # killed: the last checkpoint is that of step 4
+            break
+    resumed, _ = Run.resume(run.folder)
+    assert resumed.state.step == 4
+    assert [m["step"] for m in read_lines(run.folder / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+    follow(resumed, corpus)
+    assert [m["step"] for m in read_lines(run.folder / "metrics.jsonl")] == list(range(13))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["shorter", "changed", "gone"])
+def test_a_damaged_checkpoint_is_noticed_skipped_and_told(finished, name, how):
+    run, _ = finished
+    (step,) = (run.folder / "checkpoints").iterdir()
+    older = step.with_name("step-00000001")
+    shutil.copytree(step, older)
+    file = step / name
+    data = bytearray(file.read_bytes())
+    if how == "shorter":
+        file.write_bytes(data[:-1] if name != "manifest.json" else data[:-3])
+    elif how == "changed":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    else:
+        file.unlink()
+    assert damage(step)
+    _, skipped = Run.resume(run.folder)
+    assert len(skipped) == 1
+    assert step.name in skipped[0]
+    shutil.rmtree(older)
+    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+        Run.resume(run.folder)
+
+
+def test_old_runs_keep_loading():
+    """A run written by the first version of the format, with what it wrote then."""
+    model, tokenizer = load(FIXTURE)
+    expected = read_json(FIXTURE / "expected.json")
+    written = list(generate(model, start_ids(tokenizer, expected["prompt"]), SampleConfig(max_new_tokens=40, temperature=0)))
+    assert tokenizer.decode(written) == expected["greedy"]
+    with torch.no_grad():
+        logits = model(torch.tensor([start_ids(tokenizer, expected["prompt"])]))[0][0, -1]
+    torch.testing.assert_close(logits, torch.tensor(expected["logits"]), rtol=1e-4, atol=1e-4)
+
+
+def test_an_old_run_can_be_resumed(tmp_path):
+    shutil.copytree(FIXTURE, tmp_path / "run")
+    run, skipped = Run.resume(tmp_path / "run", max_iters=100)
+    assert (run.state.step, run.config.max_iters, skipped) == (20, 100, [])
+
+
+def test_the_model_card_says_what_a_stranger_needs(finished):
+    run, corpus = finished
+    card = (run.folder / "README.md").read_text()
+    for fact in (corpus.sha256, "my.txt", "minigpt generate", "AutoModelForCausalLM", f"{run.state.best_val_loss:.4f}"):
+        assert fact in card
+    assert card.count("\n| 4 |") == 1
+
+
+def test_the_lines_of_code_in_the_model_card_work(finished, capsys):
+    run, _ = finished
+    card = (run.folder / "README.md").read_text()
+    exec(card.split("```python\n")[1].split("```")[0], {})
+    assert len(capsys.readouterr().out) > 20
+
+
+def test_samples_are_written_with_one_prompt_and_one_seed(finished):
+    samples = read_lines(finished[0].folder / "samples.jsonl")
+    assert [s["step"] for s in samples] == [0, 4, 8, 12]
+    assert len({(s["prompt"], s["seed"]) for s in samples}) == 1
+    assert len({s["text"] for s in samples}) == 4
+
+
+def test_bits_per_character_do_not_depend_on_the_tokenizer():
+    from minigpt.checkpoint import bits_per_char
+
+    assert bits_per_char(math.log(2)) == pytest.approx(1)
+    assert bits_per_char(math.log(256) / 8, tokens_per_char=2) == pytest.approx(2)
+
+
+def test_a_free_folder_is_found_beside_taken_ones(tmp_path):
+    assert free_folder(tmp_path / "gpt") == tmp_path / "gpt"
+    for name in ("gpt", "gpt-2"):
+        (tmp_path / name).mkdir()
+    assert free_folder(tmp_path / "gpt") == tmp_path / "gpt-3"
+
+
+def test_no_pickle_is_read_or_written(finished):
+    for path in finished[0].folder.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".json", ".jsonl", ".safetensors", ".md"}
+            if path.suffix == ".json":
+                json.loads(path.read_text())

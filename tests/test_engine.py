@@ -1,0 +1,116 @@
+import itertools
+
+import pytest
+import torch
+
+from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, SampleConfig
+from minigpt.engine import generate, start_ids, until, window_start, write
+
+TOKENIZER = CharTokenizer("\nabcdefgh")
+
+
+def make_gpt(block_size: int = 8) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(TOKENIZER.vocab_size, block_size, n_layer=2, n_head=2, n_embd=16))
+    for parameter in model.parameters():  # far from uniform, so that a wrong context shows
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 7, 8])
+@pytest.mark.parametrize("settings", [dict(temperature=0.0), dict(seed=3), dict(temperature=0.7, top_k=4, top_p=0.9)])
+@pytest.mark.parametrize("prompt", [[1], [1, 2, 3], list(range(9)) * 3])
+def test_cached_and_uncached_give_the_same_tokens(block_size, settings, prompt):
+    model, config = make_gpt(block_size), SampleConfig(max_new_tokens=60, **settings)
+    cached = list(generate(model, prompt, config))
+    assert cached == list(generate(model, prompt, config, use_cache=False))
+    assert len(cached) == 60
+
+
+def test_a_token_is_drawn_from_the_models_own_answer():
+    """Greedy text by hand: append the likeliest, with the last tokens that fit as context."""
+    model, tokens = make_gpt().eval(), [1, 2]
+    for token in generate(model, tokens, SampleConfig(max_new_tokens=6, temperature=0)):
+        with torch.no_grad():
+            assert token == model(torch.tensor([tokens]))[0][0, -1].argmax().item()
+        tokens.append(token)
+
+
+def test_the_window_slides_by_halves_and_never_exceeds_the_context():
+    assert [window_start(n, 8) for n in (1, 8, 9, 12, 13, 16, 17)] == [0, 0, 4, 4, 8, 8, 12]
+    for block_size in (1, 2, 3, 8):
+        for length in range(1, 50):
+            left = length - window_start(length, block_size)
+            assert max(1, block_size // 2) <= left <= block_size or length < block_size
+
+
+def test_a_long_text_costs_the_same_for_every_token():
+    """Positions computed, counted over two stretches: what is re-read at each slide is spread evenly."""
+    model, computed = make_gpt(), []
+    model.tok_emb.register_forward_hook(lambda _module, args, _out: computed.append(args[0].numel()))
+    list(generate(model, [1], SampleConfig(max_new_tokens=400)))
+    assert sum(computed[100:200]) == sum(computed[300:400])
+    assert sum(computed) < 3 * 400
+
+
+def test_generation_leaves_the_model_in_the_mode_it_found():
+    for training in (True, False):
+        model = make_gpt().train(training)
+        next(generate(model, [1], SampleConfig()))
+        list(generate(model, [1], SampleConfig(max_new_tokens=2)))
+        assert model.training == training
+
+
+def test_dropout_never_disturbs_generation():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(9, 8, n_layer=1, n_head=1, n_embd=8, dropout=0.9)).train()
+    config = SampleConfig(max_new_tokens=20)
+    assert list(generate(model, [1], config)) == list(generate(model, [1], config))
+
+
+def test_the_consumer_may_stop_at_any_time():
+    assert len(list(itertools.islice(generate(make_gpt(), [1], SampleConfig(max_new_tokens=10**9)), 5))) == 5
+
+
+def test_a_bigram_writes_through_the_same_function():
+    assert len(list(generate(BigramLanguageModel(9), [1], SampleConfig(max_new_tokens=30)))) == 30
+
+
+def test_each_sample_of_a_seed_is_another_text():
+    model = make_gpt()
+    texts = {tuple(generate(model, [1], SampleConfig(max_new_tokens=30, seed=5), sample=i)) for i in range(4)}
+    assert len(texts) == 4
+
+
+def test_an_empty_prompt_starts_from_the_newline_or_the_first_token():
+    assert start_ids(TOKENIZER, "") == [0]
+    assert start_ids(CharTokenizer("ab\n"), "") == [2]
+    assert start_ids(CharTokenizer("xyz"), "") == [0]
+    with pytest.raises(ValueError, match="at least one token"):
+        next(generate(make_gpt(), [], SampleConfig()))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "expected"),
+    [
+        ("hello world", ["o w"], "hell"),
+        ("hello world", ["xyz"], "hello world"),
+        ("hello world", [], "hello world"),
+        ("aaab", ["aab"], "a"),  # the beginning of a stop string that turns out to be text
+        ("abcabd", ["abd", "ca"], "ab"),  # the first that occurs wins
+        ("abab", ["abc"], "abab"),  # held back to the end, then given out
+    ],
+)
+def test_text_ends_before_the_first_stop_string(pieces, stop, expected):
+    assert "".join(until(stop, iter(pieces))) == expected
+
+
+def test_text_is_given_out_as_soon_as_no_stop_string_can_begin_in_it():
+    stream = until(["\n\n"], iter("ab\ncd"))
+    assert [next(stream), next(stream), next(stream)] == ["a", "b", "\nc"]
+
+
+def test_text_is_the_tokens_decoded():
+    model, config = make_gpt(), SampleConfig(max_new_tokens=25)
+    tokens = list(generate(model, start_ids(TOKENIZER, "abc"), config))
+    assert "".join(write(model, TOKENIZER, "abc", config)) == TOKENIZER.decode(tokens)

@@ -1,0 +1,179 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from minigpt import GPT, Batches, BigramLanguageModel, CharTokenizer, GPTConfig, TrainConfig, TrainState, evaluate, train
+from minigpt.speed import ConvolutionalLinear
+from minigpt.trainer import NonFiniteLoss
+
+SHAPE = dict(block_size=8, n_layer=2, n_head=2, n_embd=16)
+
+
+@pytest.fixture
+def data(text):
+    ids = CharTokenizer.train(text).encode(text)
+    return ids[:18_000], ids[18_000:]
+
+
+def make_model(dropout: float = 0.0, seed: int = 0) -> GPT:
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(vocab_size=64, dropout=dropout, **SHAPE))
+
+
+def run(data, model, state=None, steps=None, **settings):
+    """Train and return the metrics."""
+    config = TrainConfig(**{"batch_size": 4, "max_iters": 20, "eval_interval": 10, "warmup_iters": 2, **settings})
+    batches = Batches(data[0], config.batch_size, model.block_size, config.seed)
+    return list(itertools.islice(train(model, batches, data[1], config, state), steps))
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_model_learns(data):
+    metrics = run(data, make_model(), max_iters=200, learning_rate=1e-2, eval_interval=200)
+    assert metrics[-1].val_loss < metrics[0].val_loss - 1.0
+
+
+def test_metrics_come_after_every_step_and_losses_after_every_evaluation(data):
+    metrics = run(data, make_model(), max_iters=25, eval_interval=10)
+    assert [m.step for m in metrics] == list(range(26))
+    assert [m.step for m in metrics if m.val_loss is not None] == [0, 10, 20, 25]
+    assert all(m.loss and m.lr and m.grad_norm and m.tokens_per_s for m in metrics[1:])
+    assert metrics[20].train_loss == pytest.approx(np.mean([m.loss for m in metrics[11:21]]))
+    best = min(m.val_loss for m in metrics if m.val_loss is not None)
+    assert [m.val_loss for m in metrics if m.is_best][-1] == best
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_evaluating_more_often_never_changes_training(data, dropout):
+    models = [make_model(dropout) for _ in range(2)]
+    for model, interval in zip(models, (3, 20), strict=True):
+        run(data, model, eval_interval=interval)
+    assert torch.equal(weights(models[0]), weights(models[1]))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, dropout):
+    models = [make_model(dropout) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        torch.rand(7)  # whatever happened to torch's generator before
+        run(data, model, seed=seed)
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert not torch.equal(weights(models[0]), weights(models[2]))
+
+
+def test_a_consumer_that_stops_leaves_a_state_to_go_on_from(data):
+    whole, stopped = make_model(0.2), make_model(0.2)
+    run(data, whole)
+    state = TrainState.new(stopped, TrainConfig())
+    run(data, stopped, state, steps=8)
+    assert state.step == 7
+    run(data, stopped, state)
+    assert torch.equal(weights(whole), weights(stopped))
+
+
+def test_accumulated_passes_are_one_larger_batch(data):
+    one, four = make_model(), make_model()
+    run(data, one, batch_size=8, max_iters=5)
+    run(data, four, batch_size=2, grad_accum_steps=4, max_iters=5)
+    torch.testing.assert_close(weights(one), weights(four), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_is_clipped_to_the_given_norm(data):
+    model = make_model()
+    seen = []
+    state = TrainState.new(model, TrainConfig())
+    norm = lambda: torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()  # noqa: E731
+    state.optimizer.register_step_pre_hook(lambda *_: seen.append(norm()))
+    metrics = run(data, model, state, grad_clip=0.1)
+    assert max(m.grad_norm for m in metrics[1:]) > 0.2
+    assert max(seen) <= 0.1001
+
+
+def test_training_stops_when_the_validation_loss_has_not_improved_for_long_enough(data):
+    metrics = run(data, make_model(), max_iters=500, eval_interval=2, learning_rate=1e-12, min_lr=0, patience=3)
+    # A learning rate of nothing: the first evaluations may still be luck, then none is better.
+    evaluations = [m for m in metrics if m.val_loss is not None]
+    assert metrics[-1].step < 500
+    assert not any(m.is_best for m in evaluations[-3:])
+    assert evaluations[-4].is_best
+
+
+@pytest.mark.parametrize("where", ["weight", "gradient"])
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_step(data, where):
+    model = make_model()
+    steps = train(model, Batches(data[0], 4, 8), data[1], TrainConfig(max_iters=20, eval_interval=20))
+    for _ in range(6):
+        next(steps)
+    if where == "weight":
+        with torch.no_grad():
+            model.ln_f.weight[0] = float("nan")
+    else:
+        model.ln_f.weight.register_hook(lambda grad: grad * float("inf"))
+    before = weights(model)
+    with pytest.raises(NonFiniteLoss, match=r"at step 6 .*not taken.*learning rate"):
+        next(steps)
+    assert torch.equal(weights(model).nan_to_num(), before.nan_to_num())
+
+
+@pytest.mark.parametrize("length", [9, 10, 17, 18, 100])
+def test_evaluation_is_the_mean_over_every_token_but_the_first(data, length):
+    model, ids = make_model().eval(), data[1][:length]
+    evaluated = evaluate(model, ids)
+    losses = []
+    for start in range(0, length - 1, 8):
+        idx = torch.from_numpy(ids[start : start + 9].astype(np.int64))[None]
+        with torch.no_grad():
+            logits, _ = model(idx[:, :-1])
+        losses += torch.nn.functional.cross_entropy(logits[0], idx[0, 1:], reduction="none").tolist()
+    assert len(losses) == length - 1
+    assert evaluated == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_evaluation_draws_no_random_numbers_and_leaves_the_mode(data):
+    model = make_model(dropout=0.5).train()
+    state = torch.get_rng_state()
+    assert evaluate(model, data[1]) == evaluate(model, data[1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+
+
+def test_training_never_asks_what_the_model_is(data):
+    metrics = run(data, BigramLanguageModel(64, 8), learning_rate=0.1, max_iters=100, eval_interval=100)
+    assert metrics[-1].val_loss < metrics[0].val_loss - 1
+
+
+def test_bfloat16_can_be_asked_for(data):
+    metrics = run(data, make_model(), dtype="bfloat16", max_iters=5)
+    assert metrics[-1].val_loss == pytest.approx(run(data, make_model(), max_iters=5)[-1].val_loss, abs=0.05)
+
+
+def test_a_linear_layer_as_a_convolution_gives_the_same_sums_and_gradients():
+    linear = torch.nn.Linear(24, 40)
+    convolution = ConvolutionalLinear(24, 40)
+    convolution.load_state_dict(linear.state_dict())
+    for shape in ((24,), (5, 24), (3, 7, 24)):
+        x, y = (torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2))
+        torch.testing.assert_close(linear(x), convolution(y))
+        linear(x).square().sum().backward()
+        convolution(y).square().sum().backward()
+        torch.testing.assert_close(x.grad, y.grad)
+    for a, b in zip(linear.parameters(), convolution.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_convolutions_are_used_where_they_are_faster_and_only_there(slow, monkeypatch):
+    from minigpt import speed
+
+    monkeypatch.setattr(speed, "_mkl_is_slow_here", lambda: slow)
+    model = make_model()
+    names = list(model.state_dict())
+    speed.speed_up(model, torch.device("cpu"))
+    assert (type(model.blocks[0].mlp.up) is ConvolutionalLinear) == slow
+    assert list(model.state_dict()) == names
+    assert model.lm_head.weight is model.tok_emb.weight
