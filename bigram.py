@@ -9,52 +9,41 @@ nearly the right pairs and no words: it forgets all but the last character. `dif
 
 import torch
 
-from minigpt import (
-    Batches,
-    BigramLanguageModel,
-    Progress,
-    Run,
-    SampleConfig,
-    TrainConfig,
-    load,
-    load_corpus,
-    train,
-    write,
-)
+from minigpt import Batches, BigramLanguageModel, Progress, Run, SampleConfig, TrainConfig, load, load_corpus, train, write
 from minigpt.checkpoint import free_folder
 from minigpt.cli import choose_device, program
+from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
 
-HYPERPARAMETERS = dict(
-    block_size=8,  # characters in a window: eight lessons of "after this one comes that one"
-    batch_size=32,  # windows in one step
-    max_iters=3000,  # steps
-    learning_rate=1e-2,  # how far a step goes
-    min_lr=1e-2,  # ... at the end: the same
-    warmup_iters=0,  # ... at the beginning: the same
-    weight_decay=0.01,  # the pull of every weight towards zero
-    beta2=0.999,  # AdamW's memory
-    grad_clip=0.0,  # no limit to the gradient
-)
+BLOCK_SIZE = 8  # characters in a window: eight lessons of "after this one comes that one"
+HYPERPARAMETERS = {
+    "batch_size": 32,  # windows in one step
+    "max_iters": 3000,  # steps
+    "learning_rate": 1e-2,  # how far a step goes
+    "min_lr": 1e-2,  # ... at the end: the same
+    "warmup_iters": 0,  # ... at the beginning: the same
+    "weight_decay": 0.01,  # the pull of every weight towards zero
+    "beta2": 0.999,  # AdamW's memory
+    "grad_clip": 0.0,  # no limit to the gradient
+}
 
 
-def main(max_iters: int = 0, device: str = "auto", out: str = "runs/bigram", seed: int = 1337) -> None:
-    """Step 1: train a bigram on input.txt (or the default text), save it, and let it write. 0 = as in the file."""
+def main(max_iters: int | None = None, device: str = "auto", out: str = "runs/bigram", seed: int = 1337) -> None:
+    """Step 1: train a bigram on input.txt (or the default text), save it in OUT, and let it write."""
     device = choose_device(device)
-    hyper = HYPERPARAMETERS | ({"max_iters": max_iters} if max_iters else {})
-    block_size = int(hyper.pop("block_size"))
-    config = TrainConfig(**hyper, seed=seed)
+    hyper = HYPERPARAMETERS | {"seed": seed}
+    config = from_dict(TrainConfig, hyper | ({"max_iters": max_iters} if max_iters else {}))
     torch.manual_seed(seed)
 
     # Text -> ids: one number for each character. The last tenth is kept for the examination.
     corpus = load_corpus()
-    corpus.check(block_size)
+    corpus.check(BLOCK_SIZE)
     for line in (*corpus.notes, corpus.describe()):
         say(line)
-    batches = Batches(corpus.train, config.batch_size, block_size, seed)  # batches[step] -> idx, targets
+    batches = Batches(corpus.train, config.batch_size, BLOCK_SIZE, seed)  # batches[step] -> idx, targets
 
     # The model: row i of one table holds the scores of every character that may follow character i.
-    model = BigramLanguageModel(corpus.tokenizer.vocab_size, block_size).to(device)
+    model = BigramLanguageModel(corpus.tokenizer.vocab_size, BLOCK_SIZE).to(device)
     print(f"\n{architecture(model)}\n", flush=True)
 
     # Training: each step reads a batch, measures the surprise (cross-entropy) and corrects the weights a little (AdamW).

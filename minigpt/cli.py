@@ -514,18 +514,11 @@ def _explain(error: BaseException) -> str:
 def program(function: Callable[..., None]) -> None:
     """Run a function as a program whose flags are its parameters: main(max_iters=100) -> --max-iters 100."""
     parameters: list[click.Parameter] = []
+    hints = get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
+        kind = (get_args(hints[name]) or (hints[name],))[0]
         envvar = "MINIGPT_MAX_ITERS" if name == "max_iters" else None
-        flag = f"--{name.replace('_', '-')}"
-        parameters.append(
-            click.Option([flag], default=parameter.default, envvar=envvar, show_default=True, type=type(parameter.default))
-        )
-    main(
-        click.Command(
-            Path(sys.argv[0]).name,
-            callback=function,
-            params=parameters,
-            help=function.__doc__,
-            context_settings=SETTINGS,
-        )
-    )
+        flag, default = f"--{name.replace('_', '-')}", parameter.default
+        parameters.append(click.Option([flag], type=kind, default=default, envvar=envvar, show_default=True))
+    name = Path(sys.argv[0]).name
+    main(click.Command(name, callback=function, params=parameters, help=function.__doc__, context_settings=SETTINGS))

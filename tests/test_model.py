@@ -6,6 +6,7 @@ import torch
 from minigpt import GPT, BigramLanguageModel, GPTConfig
 from minigpt.block import Block
 from minigpt.config import TrainConfig
+from minigpt.model import _gpt2_name
 from minigpt.optim import make_optimizer
 
 SMALL = GPTConfig(vocab_size=20, block_size=16, n_layer=2, n_head=2, n_embd=16)
@@ -17,7 +18,7 @@ def random_ids(*shape: int, vocab_size: int = 20) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", MODELS, ids=["gpt", "bigram"])
-def test_logits_have_the_shape_B_T_V_with_and_without_targets(make):
+def test_logits_have_one_score_for_each_token_at_each_position_with_and_without_targets(make):
     model, idx = make(), random_ids(3, 5)
     logits, loss = model(idx)
     assert logits.shape == (3, 5, 20)
@@ -176,10 +177,7 @@ def test_it_equals_the_gpt2_of_transformers_forward_and_backward(shape, tmp_path
     loss.backward()
     expected.loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
-    ours_in_their_names = {name: p for name, p in ours.named_parameters()}
-    from minigpt.model import _gpt2_name
-
-    for name, parameter in ours_in_their_names.items():
+    for name, parameter in ours.named_parameters():
         theirs_name, transposed = _gpt2_name(name)
         grad = parameter.grad.T if transposed else parameter.grad
         expected_grad = gradients.pop(theirs_name)

@@ -1,0 +1,369 @@
+"""The command line as a person uses it: train, generate, eval, info."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from conftest import TINY
+
+import minigpt
+from minigpt.cli import cli
+from minigpt.config import RECIPES, DataConfig, GPTConfig, SampleConfig, TrainConfig
+
+TRAIN_FIELDS = [f for config in (GPTConfig, TrainConfig, DataConfig) for f in fields(config) if f.name != "vocab_size"]
+
+
+def settings_of(run):
+    """Everything that a run's config.json says, as one mapping."""
+    config = json.loads((run / "config.json").read_text())
+    return config | config["minigpt"]["train"] | config["minigpt"]["text"]
+
+
+def metrics_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def python(*args, **kwargs):
+    return subprocess.run([sys.executable, *args], capture_output=True, check=False, timeout=120, **kwargs)
+
+
+# ---- help and flags ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["train", "--help"], ["generate", "-h"], ["--version"], ["train", "--n-layer", "0"]]
+)
+def test_help_and_refusals_load_nothing_heavy(args):
+    code = (
+        "import sys; from minigpt.cli import main\n"
+        f"try: main(arguments={args})\n"
+        "finally: print([name for name in ('torch', 'numpy', 'safetensors') if name in sys.modules])"
+    )
+    result = python("-c", code)
+    assert result.stdout.splitlines()[-1] == b"[]", result
+
+
+def test_importing_the_package_loads_no_torch():
+    result = python("-c", "import sys, minigpt, minigpt.config, minigpt.cli; print('torch' in sys.modules)")
+    assert result.stdout.strip() == b"False"
+
+
+def test_the_module_runs_as_a_program():
+    result = python("-m", "minigpt", "--version")
+    assert result.stdout.decode().split() == ["minigpt", minigpt.__version__]
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_told(run_cli, flag):
+    assert run_cli(flag) == (0, f"minigpt {minigpt.__version__}\n", "")
+
+
+def test_help_names_every_command(run_cli):
+    result = run_cli("--help")
+    assert result.code == 0
+    assert {"train", "generate", "eval", "info"} <= set(re.findall(r"^  (\w+)", result.out, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+def test_every_field_has_a_flag_whose_help_tells_meaning_and_default(run_cli, command):
+    help_text = " ".join(run_cli(command, "--help").out.split())
+    flags = {option.name: option for option in cli.commands[command].params}
+    for f in TRAIN_FIELDS if command == "train" else fields(SampleConfig):
+        assert flags[f.name].opts == [f"--{f.name.replace('_', '-')}"]
+        told = re.search(rf"{flags[f.name].opts[0]} (?:N|X|TEXT) (.*?)(?= --[a-z]|$)", help_text)[1]
+        assert f.metadata["help"] in told
+        assert "[default: " in told or "derived: " in told
+        for choice in f.metadata["choices"]:
+            assert choice in told
+
+
+def test_every_flag_is_a_field_or_one_of_the_few_others():
+    others = {"texts", "out", "resume", "arch", "size", "device", "config_file"}
+    assert {option.name for option in cli.commands["train"].params} - {f.name for f in TRAIN_FIELDS} == others
+
+
+@pytest.mark.parametrize("flag", [["--n-layer", "3"], ["--n_layer", "3"], ["--n-layer=3"], ["--n_layer=3"]], ids=" ".join)
+def test_a_flag_may_be_spelled_with_hyphens_or_as_its_field(run_cli, tmp_path, text_file, flag):
+    assert run_cli("train", "my.txt", "--out", "run", *TINY, *flag).code == 0
+    assert settings_of(tmp_path / "run")["n_layer"] == 3
+
+
+@pytest.mark.parametrize("spelling", ["-", "_"])
+def test_a_config_file_sets_flags_and_the_command_line_wins(run_cli, tmp_path, text_file, spelling):
+    values = "n_layer = 2\nn_embd = 24\nn_head = 2\nblock_size = 8\nbatch_size = 4\nmax_iters = 3\nlearning_rate = 0.02\n"
+    values = "\n".join(line.replace("_", spelling) for line in values.splitlines())
+    (tmp_path / "my.toml").write_text(f'{values}\ndevice = "cpu"\nout = "from-file"\ntokenizer = "byte"\n')
+    result = run_cli("train", "my.txt", "--config", "my.toml", "--n-embd", 16, "--max-iters", 2)
+    assert result.code == 0, result.err
+    settings = settings_of(tmp_path / "from-file")
+    wanted = dict(n_layer=2, n_embd=16, max_iters=2, learning_rate=0.02, tokenizer="byte", min_lr=0.002)
+    assert {name: settings[name] for name in wanted} == wanted
+
+
+def test_a_whole_number_in_a_config_file_serves_where_a_number_is_wanted(run_cli, tmp_path, text_file):
+    (tmp_path / "my.toml").write_text("grad_clip = 2\ndropout = 0\n")
+    assert run_cli("train", "my.txt", "--config", "my.toml", "--out", "run", *TINY).code == 0
+    assert settings_of(tmp_path / "run")["grad_clip"] == 2
+
+
+@pytest.mark.parametrize(("args", "steps"), [([], 3), (["--max-iters", "2"], 2)], ids=["alone", "beside the flag"])
+def test_the_environment_shortens_a_training_unless_a_flag_says_otherwise(
+    run_cli, tmp_path, monkeypatch, text_file, args, steps
+):
+    monkeypatch.setenv("MINIGPT_MAX_ITERS", "3")
+    tiny = [arg for arg in TINY if "max-iters" not in arg]
+    assert run_cli("train", "my.txt", "--out", "run", *tiny, *args).code == 0
+    assert settings_of(tmp_path / "run")["max_iters"] == steps
+    assert metrics_of(tmp_path / "run")[-1]["step"] == steps
+
+
+def test_a_wrong_number_in_the_environment_is_named(run_cli, monkeypatch, text_file):
+    monkeypatch.setenv("MINIGPT_MAX_ITERS", "soon")
+    result = run_cli("train", "my.txt")
+    assert result.code == 2
+    assert "MINIGPT_MAX_ITERS" in result.err or "--max-iters" in result.err
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "lecture"])
+def test_a_size_is_a_recipe_over_which_single_values_win(run_cli, tmp_path, text_file, size):
+    args = ["--size", size, "--max-iters", 1, "--n-layer", 1, "--n-embd", 48, "--block-size", 16, "--batch-size", 2]
+    assert run_cli("train", "my.txt", "--out", "run", *args, "--device", "cpu", "--eval-tokens", 64).code == 0
+    settings, recipe = settings_of(tmp_path / "run"), RECIPES[size]
+    assert (settings["n_layer"], settings["n_embd"], settings["n_positions"]) == (1, 48, 16)
+    assert (settings["n_head"], settings["learning_rate"]) == (recipe["n_head"], recipe["learning_rate"])
+    assert settings["resid_pdrop"] == recipe["dropout"]
+
+
+# ---- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_holds_exactly_the_documented_files(trained):
+    found = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    checkpoint = {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
+    assert found == {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "metrics.jsonl",
+        "samples.jsonl",
+        *(f"checkpoints/step-00000002/{name}" for name in checkpoint),
+    }
+
+
+def test_training_talks_on_stderr_only_and_says_what_is_next(run_cli, text_file):
+    result = run_cli("train", "my.txt", *TINY)
+    assert (result.code, result.out) == (0, "")
+    for words in ("my.txt: 20,026 characters", "GPT, 4,064 parameters", "step      2/2", "Run: runs/my", "generate runs/my"):
+        assert words in result.err
+
+
+def test_runs_are_named_after_their_text_and_never_overwritten(run_cli, tmp_path, text_file):
+    (tmp_path / "Mein Buch.txt").write_bytes(text_file.read_bytes())
+    for text, out in [("my.txt", "my"), ("my.txt", "my-2"), ("my.txt", "my-3"), ("Mein Buch.txt", "mein-buch")]:
+        assert run_cli("train", text, *TINY).code == 0
+        assert (tmp_path / "runs" / out / "model.safetensors").is_file()
+
+
+def test_training_learns(run_cli, tmp_path, text_file):
+    args = ["--max-iters", 60, "--learning-rate", "0.01", "--batch-size", 16]
+    assert run_cli("train", "my.txt", "--out", "run", *TINY, *args).code == 0
+    losses = [m["val_loss"] for m in metrics_of(tmp_path / "run") if "val_loss" in m]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_same_seed_trains_the_same_model_and_another_seed_another(run_cli, tmp_path, text_file):
+    for out, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        assert run_cli("train", "my.txt", "--out", out, "--seed", seed, *TINY).code == 0
+    a, b, c = ((tmp_path / out / "model.safetensors").read_bytes() for out in "abc")
+    assert a == b != c
+
+
+def test_standard_input_and_bytes_can_be_trained_on(run_cli, tmp_path, text):
+    result = run_cli("train", "-", "--tokenizer", "byte", "--out", "run", *TINY, stdin="é—" * 500 + text)
+    assert result.code == 0, result.err
+    assert settings_of(tmp_path / "run")["vocab_size"] == 256
+    assert "standard input" in result.err
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "mine"]], ids=["named by itself", "named"])
+def test_a_bigram_is_trained_and_used_like_a_gpt(run_cli, tmp_path, text_file, out):
+    result = run_cli("train", "my.txt", "--arch", "bigram", "--max-iters", 3, "--device", "cpu", *out)
+    assert result.code == 0, result.err
+    run = tmp_path / (out[1] if out else "runs/my-bigram")
+    assert settings_of(run)["model_type"] == "minigpt-bigram"
+    assert "BigramLanguageModel, 1,521 parameters" in run_cli("info", run).out
+    assert len(run_cli("generate", run, "--prompt", "the ", "--max-new-tokens", 20).out) == 4 + 20 + 1
+    assert f"{min(m['val_loss'] for m in metrics_of(run)):.4f} nats/token" in run_cli("eval", run).out
+    assert run_cli("train", "--resume", "--out", run, "--max-iters", 4).code == 0
+    assert metrics_of(run)[-1]["step"] == 4
+
+
+# ---- resuming ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_says_so_when_resumed(run_cli, run):
+    result = run_cli("train", "--resume", "--out", "run")
+    assert result.code == 0
+    assert "already at step 2 of 2" in result.err
+    assert "--max-iters" in result.err
+    assert metrics_of(run)[-1]["step"] == 2
+
+
+@pytest.mark.parametrize("out", [["--out", "run"], []], ids=["named", "the latest under runs"])
+def test_a_run_goes_on_to_more_steps(run_cli, tmp_path, run, out):
+    if not out:
+        (tmp_path / "runs").mkdir()
+        run = run.rename(tmp_path / "runs" / "mine")
+    result = run_cli("train", "--resume", *out, "--max-iters", 4)
+    assert result.code == 0, result.err
+    assert "max_iters: 2 -> 4" in result.err
+    assert [m["step"] for m in metrics_of(run)] == [0, 1, 2, 3, 4]
+    assert settings_of(run)["max_iters"] == 4
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_run_trained_in_two_parts_equals_one_trained_at_once(run_cli, tmp_path, text_file):
+    args = ["--dropout", "0.2", "--warmup-iters", 1, "--min-lr", "0.001", "--learning-rate", "0.001", "--eval-interval", 1]
+    assert run_cli("train", "my.txt", "--out", "whole", *TINY, *args, "--max-iters", 4).code == 0
+    assert run_cli("train", "my.txt", "--out", "parts", *TINY, *args, "--max-iters", 2).code == 0
+    assert run_cli("train", "--resume", "--out", "parts", "--max-iters", 4).code == 0
+    whole, parts = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("whole", "parts"))
+    assert whole == parts
+
+
+# ---- generating --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(run_cli, trained):
+    """The text that a call writes, after checking that nothing else happened."""
+
+    def call(*args):
+        result = run_cli("generate", trained, "--max-new-tokens", 40, *args)
+        assert (result.code, result.err) == (0, "")
+        assert result.out.endswith("\n")
+        return result.out[:-1]
+
+    return call
+
+
+def test_the_same_seed_writes_the_same_text_and_another_seed_another(written):
+    assert written("--seed", 3) == written("--seed", 3) != written("--seed", 4)
+
+
+def test_a_text_begins_with_its_prompt(written):
+    text = written("--prompt", "Dora sees")
+    assert text.startswith("Dora sees")
+    assert len(text) == 9 + 40
+
+
+def test_several_texts_differ_and_the_first_is_the_single_one(written):
+    first, second, third = written("--prompt", "the ", "--num-samples", 3).split("\n" + "-" * 40 + "\n")
+    assert len({first, second, third}) == 3
+    assert first == written("--prompt", "the ")
+
+
+def test_temperature_0_writes_one_text_whatever_the_seed(written):
+    texts = written("--temperature", 0, "--seed", 1), written("--temperature", 0, "--seed", 2), written("--top-k", 1)
+    assert texts[0] == texts[1] == texts[2] != written()
+
+
+def test_a_text_ends_before_the_stop_string(written):
+    whole = written("--prompt", "the ")
+    stop = whole[20:22]
+    assert written("--prompt", "the ", "--stop", stop) == whole[: whole.index(stop, 4)]
+    assert written("--prompt", "the ", "--stop", "never", "--stop", stop) == whole[: whole.index(stop, 4)]
+
+
+def test_a_stop_string_may_be_a_line_end_in_writing(written):
+    whole = written("--max-new-tokens", 400)
+    assert written("--max-new-tokens", 400, "--stop", "\\n") == whole[: whole.index("\n")]
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 9, 100])
+def test_a_text_may_be_longer_than_the_context(written, n):
+    assert len(written("--max-new-tokens", n)) == n
+
+
+def test_a_prompt_may_be_longer_than_the_context(written):
+    """Only the last block_size = 8 characters of it are read."""
+    assert written("--prompt", "a fox sees the river")[20:] == written("--prompt", "he river")[8:]
+
+
+def test_a_longer_text_begins_like_a_shorter_one(written):
+    assert written("--max-new-tokens", 50).startswith(written("--max-new-tokens", 20))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes break differently there")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_ends_writing_quietly(trained, unbuffered):
+    command = [sys.executable, "-m", "minigpt", "generate", str(trained), "--max-new-tokens", "100000"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    try:
+        assert len(writer.stdout.read(10)) == 10
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+        assert writer.wait(60) == 0
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stderr.close()
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def test_measuring_a_run_gives_its_best_validation_loss(run_cli, trained):
+    result = run_cli("eval", trained)
+    best = min(m["val_loss"] for m in metrics_of(trained))
+    assert result.code == 0
+    assert result.out.startswith(f"{best:.4f} nats/token, {best / 0.6931471805599453:.4f} bits/character, perplexity ")
+    assert "(2,002 tokens of the validation part of my.txt)" in result.out
+
+
+def test_another_text_can_be_measured(run_cli, tmp_path, trained):
+    (tmp_path / "other.txt").write_text("the king sees a fox.\n" * 10)
+    result = run_cli("eval", trained, "other.txt")
+    assert result.code == 0
+    assert "(209 tokens of other.txt)" in result.out
+    assert float(result.out.split()[0]) > 0
+
+
+def test_measuring_can_drop_unknown_characters(run_cli, tmp_path, trained):
+    (tmp_path / "other.txt").write_text("the king sees β and β.\n", encoding="utf-8")
+    result = run_cli("eval", trained, "other.txt", "--unknown", "drop")
+    assert result.code == 0
+    assert "(20 tokens of other.txt)" in result.out
+    assert "dropped 2" in result.err
+
+
+def test_bytes_are_measured_per_character(run_cli, tmp_path):
+    (tmp_path / "greek.txt").write_text("αβγδ" * 300, encoding="utf-8")
+    assert run_cli("train", "greek.txt", "--tokenizer", "byte", "--out", "run", *TINY).code == 0
+    nats, bits = map(float, re.findall(r"(\d+\.\d+) (?:nats|bits)", run_cli("eval", "run").out))
+    assert bits == pytest.approx(2 * nats / 0.6931471805599453, rel=1e-3)
+
+
+def test_a_run_tells_its_architecture_its_text_and_its_best_loss(run_cli, trained):
+    result = run_cli("info", trained)
+    assert (result.code, result.err) == (0, "")
+    best = min(metrics_of(trained), key=lambda m: m.get("val_loss", 9))
+    settings = settings_of(trained)
+    for words in (
+        "GPT, 4,064 parameters",
+        "blocks: 1 x Block",
+        "2 heads",
+        f"my.txt: 20,026 characters, {settings['tokens']:,} tokens",
+        settings["sha256"],
+        "max_iters 2",
+        f"best val {best['val_loss']:.4f} nats/token at step {best['step']}",
+    ):
+        assert words in result.out

@@ -1,0 +1,131 @@
+"""The rules of the house, as tests."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minigpt
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minigpt"
+FILES = sorted(PACKAGE.glob("*.py"))
+ORDER = [line.split()[0] for line in minigpt.__doc__.splitlines() if line.startswith("    ")]
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path):
+    """The files of the package that a file imports, wherever in it; an absolute import of the package as "minigpt"."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else [alias.name for alias in node.names if alias.name != "__version__"]
+        elif isinstance(node, ast.Import | ast.ImportFrom) and "minigpt" in ast.unparse(node):
+            yield "minigpt"
+
+
+def test_every_file_is_in_the_reading_order():
+    assert {path.stem for path in FILES} - {"__init__", "__main__"} == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_file_imports_only_files_above_it(name):
+    below = set(imported(PACKAGE / f"{name}.py")) - set(ORDER[: ORDER.index(name)])
+    assert not below, f"{name}.py may not import {below}"
+
+
+@pytest.mark.parametrize("name", ORDER[:-1])
+def test_a_file_begins_with_its_idea_and_ends_its_docstring_with_the_next_file(name):
+    docstring = ast.get_docstring(tree_of(PACKAGE / f"{name}.py"))
+    assert docstring.splitlines()[0].endswith(".")
+    assert docstring.endswith(f"Next: {ORDER[ORDER.index(name) + 1]}.py")
+
+
+def test_the_root_programs_are_short_and_nothing_imports_them():
+    for name in ("bigram.py", "gpt.py"):
+        assert len((ROOT / name).read_text().splitlines()) <= 80
+        assert "def main(" in (ROOT / name).read_text()
+    for path in [*FILES, *(ROOT / "benchmarks").glob("*.py")]:
+        names = {alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names}
+        assert not names & {"bigram", "gpt"}, path
+
+
+@pytest.mark.parametrize("path", [*FILES, ROOT / "bigram.py", ROOT / "gpt.py"], ids=lambda path: path.name)
+def test_nothing_reads_or_writes_pickles(path):
+    names = {ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute | ast.Name)}
+    imports = {
+        alias.name
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not names & {"torch.load", "torch.save", "np.load", "numpy.load", "pickle", "exec", "eval", "__import__"}
+    assert not imports & {"pickle", "marshal", "shelve", "dill", "joblib"}
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_importing_has_no_effect():
+    """No output, no seed, no environment read, no handler, nothing heavy."""
+    code = """
+import os, random, signal, sys, warnings
+class Watched(dict):
+    def get(self, key, default=None):
+        if key in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"): return default  # click asks for the language
+        raise AssertionError(f"read {key}")
+    __getitem__ = __contains__ = get
+before = signal.getsignal(signal.SIGINT), warnings.showwarning, random.getstate()
+import torch, numpy, rich.progress, rich.console, safetensors.torch, platformdirs, click, tomllib, urllib.request
+state = torch.get_rng_state(), numpy.random.get_state()[1].tolist(), torch.get_num_threads(), torch.get_default_dtype()
+real, os.environ = os.environ, Watched()
+import minigpt, bigram, gpt
+for name in minigpt.__all__: getattr(minigpt, name)
+import minigpt.cli
+os.environ = real
+assert before == (signal.getsignal(signal.SIGINT), warnings.showwarning, random.getstate())
+assert torch.equal(state[0], torch.get_rng_state()) and state[1] == numpy.random.get_state()[1].tolist()
+assert state[2:] == (torch.get_num_threads(), torch.get_default_dtype())
+"""
+    assert python(code) == ""
+
+
+def test_the_package_and_its_help_need_no_torch():
+    assert (
+        python("import sys, minigpt, minigpt.cli, minigpt.files, minigpt.sampling; assert 'torch' not in sys.modules") == ""
+    )
+
+
+def test_only_the_command_line_parses_arguments_and_only_it_and_the_console_print():
+    for path in FILES:
+        names = {ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute | ast.Name)}
+        if path.name != "cli.py":
+            assert not names & {"sys.argv", "argparse", "click"}, path
+        if path.name not in ("cli.py", "console.py"):
+            assert not names & {"print", "sys.stdout", "sys.stderr"}, path
+
+
+def test_public_names_are_there_and_lazy():
+    for name in minigpt.__all__:
+        assert getattr(minigpt, name) is not None
+    assert set(dir(minigpt)) == set(minigpt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = minigpt.nonsense
+    lazy = "import minigpt, sys; minigpt.GPTConfig; assert 'torch' not in sys.modules; "
+    assert python(lazy + "minigpt.GPT; assert 'torch' in sys.modules") == ""
+
+
+def test_the_trainer_and_the_engine_never_name_an_architecture():
+    for name in ("trainer", "engine", "sampling", "optim"):
+        source = (PACKAGE / f"{name}.py").read_text()
+        code = ast.unparse(ast.parse(source))
+        assert "GPT(" not in code
+        assert "Bigram" not in code

@@ -1,0 +1,113 @@
+"""The seed's two programs, run as a person runs them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import gpt
+from minigpt.config import RECIPES
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(program: str, *flags: str, **options) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / program), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.fixture
+def input_txt(tmp_path, text):
+    (tmp_path / "input.txt").write_text(text)
+
+
+GPT_PARTS = ["tok_emb: Embedding", "pos_emb: Embedding", "4 x Block", "MultiHeadAttention, 4 heads", "FeedForward"]
+
+
+@pytest.mark.parametrize(("program", "components"), [("bigram.py", ["BigramLanguageModel"]), ("gpt.py", GPT_PARTS)])
+def test_a_program_shows_its_model_then_its_losses_then_writes_500_characters(program, components, input_txt, tmp_path):
+    process = start(program, "--max-iters", "6")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    architecture, text = re.split(r"\n\n(?=\S?)", out.lstrip("\n"), maxsplit=1)
+    for component in components:
+        assert component in architecture
+    assert "parameters" in architecture
+    assert len(text.removesuffix("\n")) >= 500
+    assert re.search(r"step +0/6 +val \d\.\d+", err)
+    assert re.search(r"step +6/6 +train \d\.\d+ +val \d\.\d+ \(\d\.\d+ bits/char\)", err)
+    run = f"runs/{program.removesuffix('.py')}"
+    assert err.count(f" {run}") >= 3
+    assert (tmp_path / run / "model.safetensors").exists()
+
+
+def test_a_second_run_never_overwrites_the_first(input_txt, tmp_path):
+    for _ in range(2):
+        process = start("bigram.py", "--max-iters", "2")
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["bigram", "bigram-2"]
+
+
+def test_with_no_input_txt_a_program_says_which_text_it_took(tmp_path):
+    _, err = start("bigram.py", "--max-iters", "1", env={**os.environ, "MINIGPT_HOME": str(tmp_path)}).communicate(
+        timeout=120
+    )
+    assert "the manual that comes with Python, because tiny Shakespeare is not to be had" in err
+    assert "minigpt train my.txt" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_after_the_step_saves_and_says_how_to_go_on(number, code, input_txt, tmp_path):
+    process = start("gpt.py", "--max-iters", "100000")
+    metrics = tmp_path / "runs/gpt/metrics.jsonl"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not metrics.exists() or metrics.read_text().count("\n") < 4):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    step = int(re.search(r"Stopped at step (\d+) and saved", err)[1])
+    assert "train --resume --out runs/gpt" in err
+    resume = [sys.executable, "-m", "minigpt", "train", "--resume", "--out", "runs/gpt", "--max-iters", str(step + 2)]
+    done = subprocess.run(resume, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"at step {step:,} of {step + 2:,}" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+def test_a_second_signal_ends_at_once(tmp_path):
+    code = """
+import os, signal, time
+from minigpt.console import StopSignals
+with StopSignals() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.requested == signal.SIGINT
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=25, check=False).returncode
+        == 130
+    )
+
+
+def test_a_wrong_flag_is_answered_in_words():
+    process = start("gpt.py", "--sise", "lecture")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "--size" in err
+    assert "Traceback" not in err
+
+
+def test_the_numbers_in_gpt_py_are_those_of_minigpt_train():
+    for column, size in enumerate(gpt.SIZES):
+        shown = {name: values[column] for name, values in gpt.HYPERPARAMETERS.items()}
+        recipe = RECIPES[size]
+        assert shown == {"min_lr": recipe["learning_rate"] / 10, **recipe}
