@@ -171,7 +171,7 @@ class _Text:
         cached = cache_folder() / "tinyshakespeare.txt"
         problem = ""
         if not _is_shakespeare(cached):
-            problem = _download_shakespeare(cached)
+            problem = download_shakespeare(cached)
         if not problem:
             text = cls("tiny Shakespeare", notes=[f"Text: tiny Shakespeare, from {cached}. {own}."])
             text._add_path(cached)
@@ -272,7 +272,7 @@ def _is_shakespeare(path: Path) -> bool:
     return path.is_file() and sha256(path.read_bytes()) == SHAKESPEARE_SHA256
 
 
-def _download_shakespeare(path: Path) -> str:
+def download_shakespeare(path: Path) -> str:
     """Fetch tiny Shakespeare into the cache; what went wrong in words, or nothing."""
     if os.environ.get("MINIGPT_OFFLINE") == "1":
         return "MINIGPT_OFFLINE=1"

@@ -83,8 +83,8 @@ class Watched(dict):
         if key in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"): return default  # click asks for the language
         raise AssertionError(f"read {key}")
     __getitem__ = __contains__ = get
-before = signal.getsignal(signal.SIGINT), warnings.showwarning, random.getstate()
 import torch, numpy, rich.progress, rich.console, safetensors.torch, platformdirs, click, tomllib, urllib.request
+before = signal.getsignal(signal.SIGINT), warnings.showwarning, random.getstate()
 state = torch.get_rng_state(), numpy.random.get_state()[1].tolist(), torch.get_num_threads(), torch.get_default_dtype()
 real, os.environ = os.environ, Watched()
 import minigpt, bigram, gpt

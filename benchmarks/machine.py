@@ -1,0 +1,45 @@
+"""What a figure has to be told with: the date, the machine, the versions."""
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import torch
+
+import minigpt
+from minigpt.corpus import cache_folder, download_shakespeare
+
+ROOT = Path(__file__).parent.parent
+
+
+def describe() -> str:
+    """One line: date, processor, threads, versions, commit."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{datetime.date.today()}; {names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {device}; "
+        f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}, "
+        f"minigpt {minigpt.__version__} at {commit.stdout.strip() or 'unknown'}"
+    )
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shakespeare() -> str:
+    """The path of tiny Shakespeare in the cache, downloaded if it has to be: the figures are about this text only."""
+    path = cache_folder() / "tinyshakespeare.txt"
+    if not path.exists() and (problem := download_shakespeare(path)):
+        sys.exit(f"tiny Shakespeare is not to be had ({problem}); put it at {path}")
+    return str(path)
