@@ -25,9 +25,9 @@ class Batches:
         if len(data) < block_size + 1:
             raise ValueError(f"a window needs block_size + 1 = {block_size + 1} tokens; the data has {len(data)}")
         self.data, self.batch_size, self.block_size, self.seed = data, batch_size, block_size, seed
-        # Every offset 0 <= offset < n_offsets leaves room for the same number of windows.
+        # One window less than would fit, so that at least block_size offsets leave room for the same number of windows.
         self.windows_per_epoch = max(1, len(data) // block_size - 1)
-        self.n_offsets = min(block_size, len(data) - self.windows_per_epoch * block_size)
+        self.n_offsets = len(data) - self.windows_per_epoch * block_size
         self._within = np.arange(block_size + 1)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def sweep(data: np.ndarray, block_size: int, batch_size: int, max_tokens: int = 
     """
     n_windows = (len(data) - 1) // block_size
     starts = np.arange(n_windows) * block_size
-    if 0 < max_tokens < len(data) - 1:
+    if n_windows and 0 < max_tokens < len(data) - 1:
         keep = max(1, max_tokens // block_size)
         starts = starts[np.linspace(0, n_windows - 1, min(keep, n_windows)).astype(np.int64)]
         rest = 0

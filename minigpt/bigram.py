@@ -13,6 +13,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import GPTConfig
+
 
 class LanguageModel(nn.Module):
     """The contract of every model here. Training, generation and saving know models by nothing else.
@@ -40,6 +42,7 @@ class BigramLanguageModel(LanguageModel):
 
     def __init__(self, vocab_size: int, block_size: int = 8) -> None:
         super().__init__()
+        GPTConfig(vocab_size=vocab_size, block_size=block_size)  # the same ranges hold
         self.vocab_size, self.block_size = vocab_size, block_size
         self.token_table = nn.Embedding(vocab_size, vocab_size)
 
@@ -56,9 +59,17 @@ class BigramLanguageModel(LanguageModel):
     @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BigramLanguageModel":
         with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(int(config["vocab_size"]), int(config["block_size"]))
+            model = cls(*required(config, "vocab_size", "block_size"))
         load_weights(model, tensors)
         return model
+
+
+def required(config: dict[str, Any], *names: str) -> list[Any]:
+    """Values that a config.json must have. Raises ValueError naming those that are missing."""
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}")
+    return [config[name] for name in names]
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -34,6 +34,7 @@ from .trainer import Metrics, TrainState
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
 MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT)}
+TEXT = ("name", "paths", "sha256", "characters", "tokens", "tokenizer", "encoding", "val_fraction")  # what it says of it
 SAMPLE = SampleConfig(max_new_tokens=200, seed=1337)  # the text written at every evaluation
 
 
@@ -102,7 +103,7 @@ class Run:
                 state, model, read_json(step_folder / "state.json"), read_tensors(step_folder / "optimizer.safetensors")
             )
             about["train"] = asdict(config)
-            run = cls(folder, model, load_tokenizer(folder), config, state, about)
+            run = cls(folder, model, fitting_tokenizer(folder, config_file), config, state, about)
             for log in ("metrics.jsonl", "samples.jsonl"):  # forget what came after the checkpoint
                 kept_lines = [line for line in read_lines(folder / log) if line["step"] <= state.step]
                 write_file(folder / log, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept_lines))
@@ -169,7 +170,20 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel, Tokeni
     if not weights.exists():
         raise ValueError(f"{folder} is incomplete: it has no model.safetensors yet")
     model = MODELS[config["model_type"]].from_hf(config, read_tensors(weights))
-    return model.to(device).eval(), load_tokenizer(folder)
+    return model.to(device).eval(), fitting_tokenizer(folder, config)
+
+
+def fitting_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a run. Raises ValueError if it is not the one that the model was trained with."""
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} is incomplete: it has no tokenizer.json")
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size != config.get("vocab_size"):
+        raise ValueError(
+            f"{folder} does not fit together: tokenizer.json has {tokenizer.vocab_size} tokens, "
+            f"config.json says vocab_size {config.get('vocab_size')}"
+        )
+    return tokenizer
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
@@ -187,6 +201,10 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has format {about['format']}; minigpt {__version__} reads formats up to {FORMAT}, so upgrade minigpt"
         )
+    for part, names in {"train": [f.name for f in fields(TrainConfig)], "text": TEXT}.items():
+        missing = [name for name in names if not isinstance(about.get(part), dict) or name not in about[part]]
+        if missing:
+            raise ValueError(f"{path} is damaged: its part minigpt / {part} lacks {', '.join(missing[:3])}")
     if config.get("model_type") not in MODELS:
         raise ValueError(f"{path} names the model type {config.get('model_type')!r}; known are {', '.join(MODELS)}")
     return config

@@ -94,7 +94,15 @@ SETTINGS: Any = {
 }
 
 
-@click.group(context_settings=SETTINGS)
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # nobody reads any more, as after `| head`: end quietly
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=_Commands, context_settings=SETTINGS)
 @click.version_option(__version__, "-V", "--version", message="minigpt %(version)s")
 def cli() -> None:
     """Train a small GPT on your own text, understand it, and take it anywhere.
@@ -143,7 +151,10 @@ def train(config_file: dict[str, Any], **flags: Any) -> None:
     """
     given = config_file | {name: value for name, value in flags.items() if value is not None}
     texts = tuple(given.pop("texts", ()))
-    if given.pop("resume", False):
+    resume = given.pop("resume", False)
+    if not isinstance(resume, bool):
+        raise click.UsageError(f"resume is {resume!r}; it must be true or false")
+    if resume:
         _resume(texts, given)
     else:
         _train(texts, given)
@@ -152,26 +163,20 @@ def train(config_file: dict[str, Any], **flags: Any) -> None:
 def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     arch = one_of("arch", given.get("arch", "gpt"), ("gpt", "bigram"))
     size = one_of("size", given.get("size", "auto"), ("auto", *SIZES))
-    with _usage():  # everything that can be refused is refused before the text is read or torch is loaded
-        if size != "auto" or arch == "bigram":
-            _configs(arch, size, given)
-        else:
-            for name in ("small", "lecture"):
-                _configs(arch, name, given)
-        data_config = from_dict(DataConfig, given)
     out = given.get("out")
-    if out is not None:
-        with _usage():
-            _text("out", out)
-        from .checkpoint import check_new
-
-        check_new(Path(out))
+    with _usage():  # what no device could accept is refused before torch is loaded
+        data_config = from_dict(DataConfig, given)
+        _text("out", out)
+        if size == "auto" and arch == "gpt":
+            _configs(arch, _fitting_size(given), given)
+        else:
+            _configs(arch, size, given)
 
     import torch
 
     from .batches import Batches
     from .bigram import BigramLanguageModel, LanguageModel
-    from .checkpoint import Run, free_folder
+    from .checkpoint import Run, check_new, free_folder
     from .console import architecture, say
     from .corpus import load_corpus
     from .model import GPT
@@ -179,7 +184,10 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     device = choose_device(given.get("device", "auto"))
     if size == "auto":
         size = "small" if device == "cpu" else "lecture"
-    gpt_config, train_config = _configs(arch, size, given)
+    with _usage():
+        gpt_config, train_config = _configs(arch, size, given)
+    if out is not None:
+        check_new(Path(out))
     corpus = load_corpus(texts, data_config)
     for note in corpus.notes:
         say(note)
@@ -210,41 +218,36 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
 
 
 def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
-    device_name = given.pop("device", "auto")
-    out = given.pop("out", None) or _latest_run()
+    with _usage():
+        _text("out", given.get("out"))
+    out = Path(given.get("out") or _latest_run())
 
     from .batches import Batches
-    from .checkpoint import Run, read_run_config
+    from .checkpoint import Run, fitting_tokenizer, read_run_config
     from .console import say
     from .corpus import load_corpus
 
-    config_file = read_run_config(Path(out))
+    config_file = read_run_config(out)
     about = config_file["minigpt"]
-    known = {f.name for f in fields(TrainConfig)}
     fixed = {
-        "n_layer": config_file.get("n_layer"),
-        "n_head": config_file.get("n_head"),
-        "n_embd": config_file.get("n_embd"),
-    }
-    fixed |= {
+        "arch": "bigram" if config_file["model_type"] == "minigpt-bigram" else "gpt",
         "block_size": config_file.get("n_positions", config_file.get("block_size")),
         "dropout": config_file.get("resid_pdrop"),
+        **{name: config_file.get(name) for name in ("n_layer", "n_head", "n_embd")},
+        **{name: about["text"][name] for name in ("tokenizer", "encoding", "val_fraction")},
     }
-    fixed |= {name: about["text"][name] for name in ("tokenizer", "encoding", "val_fraction")}
     for name, value in given.items():
         if name in fixed and fixed[name] != value:
             raise click.UsageError(f"{name} is {fixed[name]} in {out} and cannot become {value}; start a new run for that")
-    changes = {name: value for name, value in given.items() if name in known}
-    for name, value in changes.items():
-        if about["train"][name] != value:
-            say(f"{name}: {about['train'][name]} -> {value}")
+    if "size" in given:
+        raise click.UsageError("size is for a new run; a run that goes on keeps its own")
+    changes = {name: value for name, value in given.items() if name in about["train"]}
     with _usage():
         from_dict(TrainConfig, about["train"] | changes)
-    device = choose_device(device_name)
-    run, skipped = Run.resume(out, device, **changes)
-    for sentence in skipped:
-        say(sentence)
-    corpus = load_corpus(texts or about["text"]["paths"], from_dict(DataConfig, about["text"]), run.tokenizer)
+    device = choose_device(given.get("device", "auto"))
+
+    tokenizer = fitting_tokenizer(out, config_file)
+    corpus = load_corpus(texts or about["text"]["paths"], from_dict(DataConfig, about["text"]), tokenizer, "drop")
     for note in corpus.notes:
         say(note)
     if corpus.sha256 != about["text"]["sha256"]:
@@ -252,12 +255,17 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
             f"{out} was trained on {about['text']['name']} (SHA-256 {about['text']['sha256'][:12]}), but {corpus.name} "
             f"is another text ({corpus.sha256[:12]}); name the old one, or start a new run"
         )
+    for name, value in changes.items():
+        if about["train"][name] != value:
+            say(f"{name}: {about['train'][name]} -> {value}")
+    run, skipped = Run.resume(out, device, **changes)
+    for sentence in skipped:
+        say(sentence)
     if run.state.step >= run.config.max_iters:
         say(f"{out} is already at step {run.state.step:,} of {run.config.max_iters:,}; give more with --max-iters")
         return
     say(f"Going on with {out} at step {run.state.step:,} of {run.config.max_iters:,}, on {_device_name(device)}.\n")
-    block_size = run.model.block_size
-    _follow(run, Batches(corpus.train, run.config.batch_size, block_size, run.config.seed), corpus)
+    _follow(run, Batches(corpus.train, run.config.batch_size, run.model.block_size, run.config.seed), corpus)
 
 
 def _follow(run: Any, batches: Any, corpus: Any) -> None:
@@ -307,16 +315,16 @@ def generate(
         raise click.UsageError("--stop needs a text, not an empty one")
 
     from .checkpoint import load
-    from .engine import start_ids, write
+    from .engine import write
 
     model, tokenizer = load(run, choose_device(device))
-    start_ids(tokenizer, prompt, unknown)  # an unknown character is told before anything is written
+    prompt = tokenizer.decode(tokenizer.encode(prompt, unknown))  # an unknown character is told before anything is written
     stop = tuple(text.replace("\\n", "\n") for text in stop)
     for sample in range(num_samples):
         if sample:
             print("-" * 40)
         print(prompt, end="")
-        for piece in write(model, tokenizer, prompt, config, sample, stop, unknown):
+        for piece in write(model, tokenizer, prompt, config, sample, stop):
             print(piece, end="", flush=True)
         print(flush=True)
 
@@ -417,6 +425,15 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
     return from_dict(GPTConfig, values), from_dict(TrainConfig, values)
 
 
+def _fitting_size(given: dict[str, Any]) -> str:
+    """A size that these values can be put over: the one that auto might choose on a processor or on a GPU."""
+    try:
+        _configs("gpt", "small", given)
+    except ValueError:
+        return "lecture"
+    return "small"
+
+
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """The value, if it is among the allowed ones. Raises a usage error that names them."""
     if value not in allowed:
@@ -427,7 +444,7 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
 
 
 def _text(name: str, value: Any) -> None:
-    if not isinstance(value, str) or not value:
+    if value is not None and (not isinstance(value, str) or not value):
         raise ValueError(f"{name} is {value!r}; it must be a text")
 
 
@@ -490,9 +507,6 @@ def main(command: Any = cli, arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         print("\nInterrupted.", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader has left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
         message = _explain(error)
         if os.environ.get("MINIGPT_DEBUG") or not message:

@@ -9,6 +9,7 @@ Next: batches.py
 
 import codecs
 import hashlib
+import http.client
 import io
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import unicodedata
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class Corpus:
 
     def describe(self) -> str:
         """One line for people: which text this is, and how it is cut."""
-        unit = "characters" if self.tokenizer.vocab_size != 256 else "bytes"
+        unit = "bytes" if self.config.tokenizer == "byte" else "characters"
         return (
             f"{self.name}: {self.characters:,} characters, {self.tokenizer.vocab_size:,} different {unit}; "
             f"{len(self.train):,} tokens to learn from, {len(self.val):,} to be examined on"
@@ -107,8 +108,9 @@ def load_corpus(
     Raises ValueError or OSError in plain words for a text that cannot be used.
     """
     config = config or DataConfig()
-    text = _Text.find(paths, config.encoding)
+    text = _Text(config.encoding)
     try:
+        text.find(paths)
         alphabet, characters, digest, n_bytes = _scan(text)
         if tokenizer is None:
             tokenizer = make_tokenizer(config.tokenizer, text.alphabet or alphabet)
@@ -130,63 +132,63 @@ def cache_folder() -> Path:
 class _Text:
     """Pieces of text that can be read again and again: `for chunk in text.chunks()`."""
 
-    def __init__(self, name: str, encoding: str = "utf-8", notes: Sequence[str] = (), alphabet: str = "") -> None:
-        self.name, self.encoding, self.notes, self.alphabet = name, encoding, list(notes), alphabet
-        self.files: list[Path] = []
-        self.string = ""
-        self.close: Callable[[], None] = lambda: None
-
-    @classmethod
-    def find(cls, paths: Sequence[str | Path], encoding: str) -> "_Text":
-        """The text that these paths mean. Raises ValueError or OSError in plain words."""
+    def __init__(self, encoding: str) -> None:
         try:
             is_text = codecs.lookup(encoding)._is_text_encoding
         except LookupError:
             is_text = False
         if not is_text:
             raise ValueError(f"there is no text encoding called {encoding!r}; try utf-8, latin-1, cp1252 or utf-16")
+        self.encoding = encoding
+        self.name, self.alphabet, self.string = "", "", ""
+        self.notes: list[str] = []
+        self.files: list[Path] = []
+        self.temporary: list[tempfile.TemporaryDirectory] = []
+
+    def find(self, paths: Sequence[str | Path]) -> None:
+        """Find the text that these paths mean. Raises ValueError or OSError in plain words."""
         if not paths:
-            return cls.default()
-        name = Path(paths[0]).name or str(paths[0])
-        text = cls(name if len(paths) == 1 else f"{len(paths)} texts", encoding)
+            self._find_default()
+            return
         for path in paths:
             if str(path) == "-":
-                text._add_stdin()
+                self._add_stdin()
             else:
-                text._add_path(Path(path))
-        if len(paths) == 1 and len(text.files) > 1:
-            text.name = f"{len(text.files)} files in {name}"
-        if paths[0] == "-" and len(paths) == 1:
-            text.name = "standard input"
-        return text
+                self._add_path(Path(path))
+        first = "standard input" if str(paths[0]) == "-" else Path(paths[0]).name or str(paths[0])
+        if len(paths) > 1:
+            self.name = f"{len(paths)} texts"
+        else:
+            self.name = first if len(self.files) == 1 else f"{len(self.files)} files in {first}"
 
-    @classmethod
-    def default(cls) -> "_Text":
-        """input.txt, tiny Shakespeare from the cache or the network, or Python's manual; notes say why."""
+    def _find_default(self) -> None:
+        """input.txt, tiny Shakespeare from the cache or the network, or Python's manual; a note says which and why."""
         if Path("input.txt").is_file():
-            text = cls("input.txt", notes=["Text: input.txt in this folder."])
-            text._add_path(Path("input.txt"))
-            return text
+            self.name = "input.txt"
+            self._note("Text: input.txt in this folder.")
+            self._add_path(Path("input.txt"))
+            return
         own = "To use your own: put it beside you as input.txt, or name it: minigpt train my.txt"
         cached = cache_folder() / "tinyshakespeare.txt"
-        problem = ""
-        if not _is_shakespeare(cached):
-            problem = download_shakespeare(cached)
+        problem = "" if _is_shakespeare(cached) else download_shakespeare(cached)
         if not problem:
-            text = cls("tiny Shakespeare", notes=[f"Text: tiny Shakespeare, from {cached}. {own}."])
-            text._add_path(cached)
-            return text
+            self.name = "tiny Shakespeare"
+            self._note(f"Text: tiny Shakespeare, from {cached}. {own}.")
+            self._add_path(cached)
+            return
         try:
-            manual = _python_manual()
+            self.string = _python_manual()
         except ImportError:
             raise ValueError(
                 f"there is no text to learn from: no input.txt here, tiny Shakespeare is not to be had ({problem}), and "
                 "this Python comes without its manual. Name a text: minigpt train my.txt"
             ) from None
-        notes = [f"Text: the manual that comes with Python, because tiny Shakespeare is not to be had ({problem}). {own}."]
-        text = cls("the Python manual", notes=notes, alphabet=PRINTABLE_ASCII)
-        text.string = manual
-        return text
+        self.name, self.alphabet = "the Python manual", PRINTABLE_ASCII
+        self._note(f"Text: the manual that comes with Python, because tiny Shakespeare is not to be had ({problem}). {own}.")
+
+    def close(self) -> None:
+        for folder in self.temporary:
+            folder.cleanup()
 
     def _add_path(self, path: Path) -> None:
         if path.is_dir():
@@ -204,7 +206,7 @@ class _Text:
     def _add_stdin(self) -> None:
         """Keep standard input in a temporary file, because the text is read twice."""
         folder = tempfile.TemporaryDirectory(prefix="minigpt-")
-        self.close = folder.cleanup
+        self.temporary.append(folder)
         copy = Path(folder.name) / "standard input"
         with copy.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
@@ -223,20 +225,20 @@ class _Text:
                 last = chunk[-1]
 
     def _decoded(self, path: Path) -> Iterator[str]:
-        utf8 = codecs.lookup(self.encoding).name == "utf-8"
-        decoder = codecs.getincrementaldecoder("utf-8-sig" if utf8 else self.encoding)()
+        decoder = codecs.getincrementaldecoder(self.encoding)()
         newlines = io.IncrementalNewlineDecoder(None, translate=True)
         offset = 0
         with _open(path) as file:
             while True:
                 block = file.read(READ_SIZE)
                 waiting = len(decoder.getstate()[0])
-                if offset == 0 and utf8 and block.startswith(codecs.BOM_UTF8):
-                    self._note(f"{path.name}: removed the byte order mark.")
                 try:
                     text = decoder.decode(block, final=not block)
                 except UnicodeDecodeError as error:
                     raise ValueError(self._not_text(path, offset - waiting + error.start, block[:4])) from None
+                if offset == 0 and text.startswith("\ufeff"):
+                    text = text[1:]
+                    self._note(f"{path.name}: removed the byte order mark.")
                 if "\0" in text:
                     raise ValueError(
                         f"{path} holds a NUL character near byte {offset:,}; it looks like a binary file, not a text"
@@ -283,7 +285,7 @@ def download_shakespeare(path: Path) -> str:
             return "the download is not what it should be"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, data)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"the download failed: {getattr(error, 'reason', error)}"
     return ""
 

@@ -64,9 +64,9 @@ def window_start(length: int, block_size: int) -> int:
     return max(0, -(-(length - block_size) // half)) * half
 
 
-def start_ids(tokenizer: Tokenizer, prompt: str, unknown: str = "error") -> list[int]:
+def start_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids of a prompt; of an empty one the newline, or the first token if the model knows no newline."""
-    ids = [int(i) for i in tokenizer.encode(prompt, unknown)]
+    ids = [int(i) for i in tokenizer.encode(prompt)]
     if not ids:
         try:
             ids = [int(i) for i in tokenizer.encode("\n")]
@@ -82,10 +82,9 @@ def write(
     config: SampleConfig,
     sample: int = 0,
     stop: Sequence[str] = (),
-    unknown: str = "error",
 ) -> Iterator[str]:
     """Yield the text that follows a prompt in pieces, up to the first of the stop strings."""
-    return until(stop, tokenizer.stream(generate(model, start_ids(tokenizer, prompt, unknown), config, sample)))
+    return until(stop, tokenizer.stream(generate(model, start_ids(tokenizer, prompt), config, sample)))
 
 
 def until(stop: Sequence[str], pieces: Iterable[str]) -> Iterator[str]:

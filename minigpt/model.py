@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import KeyValueCache
-from .bigram import LanguageModel, load_weights
+from .bigram import LanguageModel, load_weights, required
 from .block import Block
 from .config import GPTConfig
 from .files import read_json, read_tensors
@@ -107,14 +107,16 @@ class GPT(LanguageModel):
     @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "GPT":
         """A GPT from the config.json and the tensors of a GPT-2. Raises ValueError for one with other details."""
+        vocab_size, block_size, n_layer, n_head, n_embd = required(
+            config, "vocab_size", "n_positions", "n_layer", "n_head", "n_embd"
+        )
         for key, ours in GPT2_DETAILS.items():
             if config.get(key, ours) not in (ours, "gelu_pytorch_tanh" if key == "activation_function" else ours):
                 raise ValueError(f"this GPT-2 has {key} = {config[key]!r}; only {ours!r} can be loaded")
-        if config.get("n_inner") not in (None, 4 * config["n_embd"]):
+        if config.get("n_inner") not in (None, 4 * n_embd):
             raise ValueError(f"this GPT-2 has n_inner = {config['n_inner']}; only 4 * n_embd can be loaded")
-        sizes = {name: config[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
         with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(GPTConfig(**sizes, block_size=config["n_positions"], dropout=config.get("resid_pdrop", 0.1)))
+            model = cls(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, config.get("resid_pdrop", 0.1)))
         stored = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
         weights: dict[str, Tensor] = {}
         for name, _ in model.named_parameters():
