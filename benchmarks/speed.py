@@ -2,12 +2,15 @@
 
 PATH is a clone of nanoGPT. Writes benchmarks/results.md. About two minutes; nothing else should be computing meanwhile.
 Its model and its optimizer are used as they are; the loop around them does what its train.py does on a processor (a new
-memory map and a list of windows for each batch, clipping, AdamW, the loss fetched in each step).
+memory map and a list of windows for each batch, clipping, AdamW, the loss fetched in each step). Each of the two lives in a
+process of its own, so that neither gains or loses by what the other does to memory or threads.
 """
 
 import argparse
 import importlib.util
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -63,16 +66,46 @@ def nanogpt_step(path: Path, corpus, folder: str) -> Callable[[], object]:
     return step
 
 
-def alternate(ours: Callable[[], object], theirs: Callable[[], object], turns: int, times: int) -> tuple[list, list]:
-    """Seconds of each turn of `times` calls, the two taking turns; the first of each is a warm-up."""
-    seconds: tuple[list, list] = ([], [])
-    for _ in range(turns + 1):
-        for function, kept in zip((ours, theirs), seconds, strict=True):
-            started = time.perf_counter()
-            for _ in range(times):
-                function()
-            kept.append((time.perf_counter() - started) / times)
-    return seconds[0][1:], seconds[1][1:]
+def serve(step: Callable[[], object]) -> None:
+    """In a process of its own: for each line that comes in, take STEPS steps and answer with the seconds of one."""
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        print((time.perf_counter() - started) / STEPS, flush=True)
+
+
+class Served:
+    """The other end of `serve`: called, it lets the process take its turn."""
+
+    def __init__(self, who: str, nanogpt: Path) -> None:
+        command = [sys.executable, __file__, "--nanogpt", str(nanogpt), "--serve", who]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self) -> float:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        while not line.startswith("0."):  # what the model says of itself
+            line = self.process.stdout.readline()
+        return float(line)
+
+
+def timed(function: Callable[[], object]) -> Callable[[], float]:
+    def turn() -> float:
+        started = time.perf_counter()
+        function()
+        return time.perf_counter() - started
+
+    return turn
+
+
+def alternate(ours: Callable[[], float], theirs: Callable[[], float], turns: int) -> tuple[list, list]:
+    """The seconds of each turn, the two taking turns; the first of each is a warm-up."""
+    pairs = [(ours(), theirs()) for _ in range(turns + 1)][1:]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def row(name: str, amount: float, unit: str, ours: list, theirs: list) -> list[str]:
@@ -97,7 +130,7 @@ def encoding_row(name: str, text: str, turns: int) -> list[str]:
     ids = {char: i for i, char in enumerate(tokenizer.chars)}
     by_dictionary = lambda: np.array([ids[char] for char in text], dtype=np.uint16)  # noqa: E731  what prepare.py does
     assert np.array_equal(by_dictionary(), tokenizer.encode(text))
-    seconds = alternate(lambda: tokenizer.encode(text), by_dictionary, turns, 1)
+    seconds = alternate(timed(lambda: tokenizer.encode(text)), timed(by_dictionary), turns)
     return row(name, len(text) / 1e6, "M characters/s", *seconds)
 
 
@@ -105,13 +138,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, required=True, metavar="PATH", help="a clone of nanoGPT")
     parser.add_argument("--rounds", type=int, default=12, metavar="N", help="turns of each  [default: 12]")
+    parser.add_argument("--serve", choices=("minigpt", "nanogpt"), help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if not (flags.nanogpt / "model.py").is_file():
         parser.error(f"{flags.nanogpt} has no model.py; name a clone of nanoGPT")
     text = shakespeare()
     corpus = load_corpus([text])
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = alternate(our_step(corpus), nanogpt_step(flags.nanogpt, corpus, folder), flags.rounds, STEPS)
+    if flags.serve:
+        with tempfile.TemporaryDirectory() as folder:
+            serve(our_step(corpus) if flags.serve == "minigpt" else nanogpt_step(flags.nanogpt, corpus, folder))
+        return
+    seconds = alternate(Served("minigpt", flags.nanogpt), Served("nanogpt", flags.nanogpt), flags.rounds)
     rows = [row("training, 0.80 M, 12 x 64, eager, fp32", BATCH * BLOCK, "tokens/s", *seconds)]
     print(rows[-1], flush=True)
     ascii_text = Path(text).read_text() * 20
@@ -127,8 +164,8 @@ Made by `python benchmarks/speed.py --nanogpt PATH`; losses are in [docs/results
 
 {describe()}.
 
-Both in one process, taking turns ({flags.rounds} turns of {STEPS} training steps); medians, and the ratio turn by turn, so
-that a machine whose speed drifts does not matter.
+The two take turns ({flags.rounds} of {STEPS} training steps), each in a process of its own; medians, and the ratio turn by turn,
+so that a machine whose speed drifts does not matter.
 
 {table(header, rows)}
 """

@@ -113,9 +113,8 @@ class Run:
 
     def record(self, metrics: Metrics) -> None:
         """Keep what a step of training told: a line of metrics, and after an evaluation everything else."""
-        append_line(
-            self.folder / "metrics.jsonl", {name: value for name, value in asdict(metrics).items() if value is not None}
-        )
+        told = {name: value for name, value in asdict(metrics).items() if value is not None and value is not False}
+        append_line(self.folder / "metrics.jsonl", told)
         if metrics.val_loss is None:
             return
         self.sample = "".join(write(self.model, self.tokenizer, "", SAMPLE))
@@ -131,8 +130,10 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of this step; the one before it goes only when the new one is safe."""
         checkpoints = self.folder / "checkpoints"
-        checkpoints.mkdir(exist_ok=True)
         path = checkpoints / f"step-{self.state.step:08d}"
+        if path.exists() and not damage(path):
+            return  # saved already, by the evaluation of this step
+        checkpoints.mkdir(exist_ok=True)
         tensors, state = _collect(self.state, self.model)
         files = {
             "model.safetensors": weights_file(self.model),
@@ -140,8 +141,8 @@ class Run:
             "state.json": to_json(state),
         }
         write_folder(path, files)
-        for old in sorted(checkpoints.iterdir()):
-            if old != path:
+        for old in checkpoints.iterdir():
+            if old != path and old.is_dir():
                 shutil.rmtree(old)
 
 

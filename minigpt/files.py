@@ -27,7 +27,10 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
-    """Write a folder of files with a manifest.json, and rename it into place once all of it is on the disk."""
+    """Write a folder of files with a manifest.json, and rename it into place once all of it is on the disk.
+
+    What is at `path` already is replaced, and is gone for a moment; call this only if it is worth nothing.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -36,7 +39,7 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
         manifest = {name: {"size": len(data), "sha256": sha256(data)} for name, data in files.items()}
         _write_and_sync(temporary / "manifest.json", to_json({"format": 1, "files": manifest}))
         _sync_folder(temporary)
-        if path.exists():  # the same step saved twice: the newer one counts
+        if path.exists():  # left over, damaged
             shutil.rmtree(path)
         temporary.rename(path)
     except BaseException:

@@ -1,11 +1,15 @@
-"""The same arithmetic in less time, on processors that need help. Applied to a finished model from outside.
+"""The same arithmetic in less time, on processors. Applied to a finished model from outside; the result is the same.
 
-torch multiplies matrices on x86 with Intel's MKL, which gives processors of other makers half of what they can do; its
-convolutions go through oneDNN, which does not. A linear layer is a convolution of width 1, so it can take that way.
+Matrix products: torch multiplies on x86 with Intel's MKL, which gives processors of other makers half of what they can do;
+its convolutions go through oneDNN, which does not. A linear layer is a convolution of width 1, so it can take that way.
+
+Memory: each step needs the same large arrays. glibc gives them back to the system and fetches them anew, and every fresh
+page costs an interrupt; told to keep them, it does not.
 
 Next: trainer.py
 """
 
+import ctypes
 import platform
 from pathlib import Path
 
@@ -29,14 +33,27 @@ class ConvolutionalLinear(nn.Linear):
 
 
 def speed_up(model: nn.Module, device: torch.device) -> None:
-    """Give a model the faster way through its linear layers where it is one: on x86 processors that Intel did not make.
+    """Make training on a processor faster; on other devices do nothing. Changes how, never what, is computed.
 
-    Measured on an AMD EPYC with AVX-512: 450 instead of 205 GFLOP/s, a training step in 0.73 of the time.
+    Measured on two cores of an AMD EPYC with AVX-512, 0.80 M parameters: a training step in 0.73 of the time by the
+    convolutions (450 instead of 205 GFLOP/s), and in 0.88 of that by keeping memory (docs/decisions.md).
     """
-    if device.type == "cpu" and _mkl_is_slow_here():
+    if device.type != "cpu":
+        return
+    _keep_memory()
+    if _mkl_is_slow_here():
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = ConvolutionalLinear
+
+
+def _keep_memory() -> None:
+    """Tell glibc to keep what is freed for the next step. For the whole process; elsewhere than on Linux, nothing."""
+    if platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_trim_threshold, 1 << 30)
+        libc.mallopt(m_mmap_threshold, 1 << 30)
 
 
 def _mkl_is_slow_here() -> bool:
