@@ -38,7 +38,7 @@ def main(max_iters: int | None = None, device: str = "auto", out: str = "runs/bi
     # Text -> ids: one number for each character. The last tenth is kept for the examination.
     corpus = load_corpus()
     corpus.check(BLOCK_SIZE)
-    for line in (*corpus.notes, corpus.describe()):
+    for line in (*corpus.notes, corpus.describe(), f"Computing on {device}."):
         say(line)
     batches = Batches(corpus.train, config.batch_size, BLOCK_SIZE, seed)  # batches[step] -> idx, targets
 

@@ -44,7 +44,7 @@ def main(
     corpus = load_corpus()
     shape = from_dict(GPTConfig, hyper | {"vocab_size": corpus.tokenizer.vocab_size})
     corpus.check(shape.block_size)
-    for line in (*corpus.notes, corpus.describe()):
+    for line in (*corpus.notes, corpus.describe(), f"Computing on {device}."):
         say(line)
     batches = Batches(corpus.train, config.batch_size, shape.block_size, seed)  # batches[step] -> idx, targets
 

@@ -164,8 +164,8 @@ Made by `python benchmarks/speed.py --nanogpt PATH`; losses are in [docs/results
 
 {describe()}.
 
-The two take turns ({flags.rounds} of {STEPS} training steps), each in a process of its own; medians, and the ratio turn by turn,
-so that a machine whose speed drifts does not matter.
+The two take turns, {flags.rounds} of {STEPS} training steps, each in a process of its own. Medians, and the ratio turn by
+turn, so that a machine whose speed drifts does not matter.
 
 {table(header, rows)}
 """

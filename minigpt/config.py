@@ -113,9 +113,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     # The lecture's bigram: plain AdamW, a constant learning rate.
     "bigram": dict(block_size=8, batch_size=32, max_iters=3000, learning_rate=1e-2, min_lr=1e-2, warmup_iters=0,
                    weight_decay=0.01, beta2=0.999, grad_clip=0.0),
-    # The last cell of the lecture's notebook: 0.21 M parameters.
+    # The last cell of the lecture's notebook: 0.21 M parameters, plain AdamW, a constant learning rate.
     "tiny": dict(n_layer=4, n_head=4, n_embd=64, block_size=32, dropout=0.0,
-                 batch_size=16, max_iters=5000, learning_rate=1e-3, min_lr=1e-3),
+                 batch_size=16, max_iters=5000, learning_rate=1e-3, min_lr=1e-3, warmup_iters=0,
+                 weight_decay=0.01, beta2=0.999, grad_clip=0.0),
     # 0.81 M parameters (the shape of nanoGPT's CPU example), for a processor: minutes.
     "small": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0,
                   batch_size=12, max_iters=3000, learning_rate=2e-3),

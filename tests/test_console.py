@@ -1,0 +1,82 @@
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from minigpt import GPT, BigramLanguageModel, GPTConfig, Metrics, Progress, TrainConfig
+from minigpt.console import _clock, _excerpt, architecture
+
+CONFIG = TrainConfig(max_iters=100, eval_interval=50)
+STEP = Metrics(49, 2.5, 1e-3, 1.0, 12_345.0, 3.0)
+EVALUATION = Metrics(50, 2.4, 1e-3, 1.0, 12_345.0, 4.0, train_loss=2.6, val_loss=2.0, is_best=True)
+
+
+def shown(terminal: bool, monkeypatch, *metrics: Metrics, sample: str = "", **environment: str) -> str:
+    """What Progress writes to a terminal or to a file."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    out = io.StringIO()
+    progress = Progress(CONFIG)
+    progress.console = Console(file=out, force_terminal=terminal, width=100, highlight=False)
+    with progress:
+        for each in metrics:
+            progress.update(each, sample)
+    return out.getvalue()
+
+
+def test_a_file_gets_plain_lines_and_only_for_evaluations(monkeypatch):
+    text = shown(False, monkeypatch, STEP, EVALUATION, sample="\nRO\nMEO: ")
+    lines = text.splitlines()
+    assert len(lines) == 2
+    assert re.match(r"step +50/100  train 2\.6000  val 2\.0000 \(2\.885 bits/char\)  12,345 tok/s  ETA \d+:\d\d", lines[0])
+    assert lines[1].strip() in ("RO⏎MEO:", "RO/MEO:")
+    assert "\x1b" not in text
+
+
+def test_a_terminal_gets_a_live_bar_with_step_loss_speed_and_the_time_left(monkeypatch):
+    text = shown(True, monkeypatch, STEP, EVALUATION)
+    assert "\x1b" in text
+    for part in ("49/100", "loss 2.500", "12,345 tok/s", "ETA", "val 2.0000"):
+        assert part in text
+
+
+def test_no_color_is_honoured(monkeypatch):
+    coloured = re.compile(r"\x1b\[[0-9;]*3\dm|\x1b\[38;")
+    assert coloured.search(shown(True, monkeypatch, STEP))
+    assert not coloured.search(shown(True, monkeypatch, STEP, NO_COLOR="1"))
+
+
+def test_what_a_model_writes_cannot_draw_on_the_terminal(monkeypatch):
+    text = shown(False, monkeypatch, EVALUATION, sample="[red]a\x1b[2Jb\x07c")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[red]a" in text
+
+
+def test_the_architecture_names_every_component_with_shape_and_parameters():
+    model = GPT(GPTConfig(vocab_size=65, block_size=64, n_layer=3, n_head=4, n_embd=128))
+    text = architecture(model)
+    total = sum(p.numel() for p in model.parameters())
+    assert text.splitlines()[0] == f"GPT, {total:,} parameters"
+    for part in ("(65, 128)", "(64, 128)", "3 x Block", "MultiHeadAttention, 4 heads", "(384, 128)", "FeedForward", "tied"):
+        assert part in text
+    # The rows of the first level add up: the embeddings, all blocks, the last norm; the output table is tied.
+    rows = [line for line in text.splitlines()[1:] if re.match(r"  \S", line)]
+    assert sum(int(count.replace(",", "")) for count in (row.split()[-1] for row in rows) if count != "tied") == total
+
+
+def test_the_architecture_of_a_bigram_is_one_table():
+    assert "4,225" in architecture(BigramLanguageModel(65))
+
+
+@pytest.mark.parametrize(("seconds", "clock"), [(0, "0:00"), (75, "1:15"), (3599.6, "1:00:00"), (90061, "25:01:01")])
+def test_times_are_written_as_clocks(seconds, clock):
+    assert _clock(seconds) == clock
+
+
+def test_an_excerpt_is_one_line_of_limited_width():
+    assert len(_excerpt("a\n" * 1000)) == 90
+    assert "\n" not in _excerpt("a\nb")
