@@ -16,6 +16,7 @@ Read the files in this order; each imports only files above it.
     optim       AdamW and the learning-rate schedule
     speed       the same arithmetic in less time, on processors that need help
     trainer     evaluate(), train() -> yields Metrics
+    card        the model card: what a run says of itself to a stranger
     checkpoint  the run directory: save, load, resume
     console     what a person sees: the architecture, progress, the end
     cli         minigpt train | generate | eval | info; the only file that parses arguments

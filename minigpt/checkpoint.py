@@ -24,7 +24,8 @@ import torch.nn as nn
 
 from . import __version__
 from .bigram import BigramLanguageModel, LanguageModel
-from .config import SampleConfig, TrainConfig, from_dict, to_dict
+from .card import SAMPLE, model_card
+from .config import TrainConfig, from_dict
 from .corpus import Corpus
 from .engine import write
 from .files import append_line, damage, read_json, read_lines, read_tensors, to_json, write_file, write_folder
@@ -35,7 +36,6 @@ from .trainer import Metrics, TrainState
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
 MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT)}
 TEXT = ("name", "paths", "sha256", "characters", "tokens", "tokenizer", "encoding", "val_fraction")  # what it says of it
-SAMPLE = SampleConfig(max_new_tokens=200, seed=1337)  # the text written at every evaluation
 
 
 class Run:
@@ -124,7 +124,8 @@ class Run:
         )
         if metrics.is_best:
             write_file(self.folder / "model.safetensors", weights_file(self.model))
-            write_file(self.folder / "README.md", model_card(self))
+            card = model_card(self.folder, self.model, self.about, self.state, self.sample)
+            write_file(self.folder / "README.md", card)
         self.save()
 
     def save(self) -> None:
@@ -241,86 +242,3 @@ def _restore(state: TrainState, model: nn.Module, plain: dict[str, Any], tensors
     for f in fields(state):
         if f.name != "optimizer":
             setattr(state, f.name, plain[f.name])
-
-
-# ---- the model card ----------------------------------------------------------------------------------------------------
-
-
-def model_card(run: Run) -> str:
-    """README.md of a run: what the model is, what it read, how well it learned, how to use it."""
-    text, folder, state = run.about["text"], run.folder, run.state
-    name = type(run.model).__name__
-    n_params = sum(p.numel() for p in run.model.parameters())
-    hf = hf_config(run.model)
-    shape = ", ".join(
-        f"{name} {hf[name]}" for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size") if name in hf
-    )
-    per_char = text["tokens"] / text["characters"]
-    rows = [m for m in read_lines(folder / "metrics.jsonl") if "val_loss" in m]
-    curve = "\n".join(
-        f"| {m['step']} | {m.get('train_loss', float('nan')):.4f} | {m['val_loss']:.4f} "
-        f"| {bits_per_char(m['val_loss'], per_char):.3f} |"
-        for m in rows
-    ).replace("nan", "")
-    sample = "\n".join("    " + line for line in run.sample.splitlines())
-    use = [f"minigpt generate {folder}", f"minigpt eval {folder}", f"minigpt info {folder}"]
-    opening = ""
-    if hf["model_type"] == "gpt2":
-        opening = f"""
-It is a GPT-2 in transformers' format:
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
-prompt = tokenizer("\\n", return_tensors="pt")
-ids = model.generate(**prompt, do_sample=True, max_new_tokens={max(1, min(200, run.model.block_size - 1))})
-print(tokenizer.decode(ids[0]))
-```
-"""
-    return f"""---
-pipeline_tag: text-generation
-library_name: transformers
-tags: [minigpt, {hf["model_type"]}]
----
-# {folder.name}
-
-A {name} of {n_params:,} parameters ({shape}), trained from scratch by minigpt {run.about["version"]}.
-
-| | |
-|---|---|
-| text | {_cell(text["name"])}, {text["characters"]:,} characters |
-| SHA-256 of the text | `{text["sha256"]}` |
-| validation | the last {text["val_fraction"]:.0%}, never trained on |
-| best step | {state.best_step} of {run.config.max_iters} |
-| validation loss | {state.best_val_loss:.4f} nats/token, {bits_per_char(state.best_val_loss, per_char):.3f} bits/character |
-
-## Use
-
-```sh
-{chr(10).join(use)}
-```
-{opening}
-## How it learned
-
-| step | train loss | val loss | bits/character |
-|---|---|---|---|
-{curve}
-
-Training settings: {", ".join(f"{name} {value}" for name, value in to_dict(run.config).items())}
-
-## What it writes
-
-Seed {SAMPLE.seed}, temperature {SAMPLE.temperature:g}:
-
-{sample}
-"""
-
-
-def bits_per_char(loss: float, tokens_per_char: float = 1.0) -> float:
-    """Nats/token -> bits/character, the measure that does not depend on the tokenizer."""
-    return loss * tokens_per_char / 0.6931471805599453
-
-
-def _cell(text: str) -> str:
-    """Text that cannot break out of a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -344,10 +344,10 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     """
     one_of("unknown", unknown, ("error", "drop"))
 
-    from .checkpoint import bits_per_char, load, read_run_config
+    from .checkpoint import load, read_run_config
     from .console import say
     from .corpus import load_corpus
-    from .trainer import evaluate as measure
+    from .trainer import bits_per_char, evaluate as measure
 
     model, tokenizer = load(run, choose_device(device))
     about = read_run_config(run)["minigpt"]["text"]

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn
 from rich.text import Text
 
-from .checkpoint import Run, bits_per_char
+from .checkpoint import Run
 from .config import TrainConfig
-from .trainer import Metrics
+from .trainer import Metrics, bits_per_char
 
 
 def say(message: str) -> None:

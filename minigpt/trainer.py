@@ -3,10 +3,11 @@
 train() is a generator. It yields what it measured after every step and knows nothing of files, screens or architectures:
 the command line prints and saves, a test takes next(), a page could draw. Whoever stops asking stops the training.
 
-Next: checkpoint.py
+Next: card.py
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -129,6 +130,11 @@ def evaluate(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autoca
             count += targets.numel()
     model.train(was_training)
     return total / count
+
+
+def bits_per_char(loss: float, tokens_per_char: float = 1.0) -> float:
+    """Nats/token -> bits/character, the measure that does not depend on the tokenizer."""
+    return loss * tokens_per_char / math.log(2)
 
 
 def best_device() -> str:

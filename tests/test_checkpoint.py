@@ -258,7 +258,7 @@ def test_samples_are_written_with_one_prompt_and_one_seed(finished):
 
 
 def test_bits_per_character_do_not_depend_on_the_tokenizer():
-    from minigpt.checkpoint import bits_per_char
+    from minigpt.trainer import bits_per_char
 
     assert bits_per_char(math.log(2)) == pytest.approx(1)
     assert bits_per_char(math.log(256) / 8, tokens_per_char=2) == pytest.approx(2)

@@ -1,0 +1,91 @@
+"""The model card: what a run says of itself to a stranger, in the README.md of its folder.
+
+Next: checkpoint.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+from .bigram import LanguageModel
+from .config import SampleConfig
+from .files import read_lines
+from .trainer import TrainState, bits_per_char
+
+SAMPLE = SampleConfig(max_new_tokens=200, seed=1337)  # how the text of the card, and of every evaluation, is drawn
+
+
+def model_card(folder: Path, model: LanguageModel, about: dict[str, Any], state: TrainState, sample: str) -> str:
+    """What the model is, what it read, how well it learned, how to use it. `about`: its config.json, part "minigpt"."""
+    text, training = about["text"], about["train"]
+    config, _ = model.to_hf()
+    kind, n_params = type(model).__name__, sum(p.numel() for p in model.parameters())
+    sizes = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    shape = ", ".join(f"{name} {config[name]}" for name in sizes if name in config)
+    per_char = text["tokens"] / text["characters"]
+    curve = "\n".join(_curve_row(line, per_char) for line in read_lines(folder / "metrics.jsonl") if "val_loss" in line)
+    written = "\n".join("    " + line for line in sample.splitlines())
+    best = f"{state.best_val_loss:.4f} nats/token, {bits_per_char(state.best_val_loss, per_char):.3f} bits/character"
+    return f"""---
+pipeline_tag: text-generation
+library_name: transformers
+tags: [minigpt, {model.model_type}]
+---
+# {folder.name}
+
+A {kind} of {n_params:,} parameters ({shape}), trained from scratch by minigpt {about["version"]}.
+
+| | |
+|---|---|
+| text | {_cell(text["name"])}, {text["characters"]:,} characters |
+| SHA-256 of the text | `{text["sha256"]}` |
+| validation | the last {text["val_fraction"]:.0%}, never trained on |
+| best step | {state.best_step} of {training["max_iters"]} |
+| validation loss | {best} |
+
+## Use
+
+```sh
+minigpt generate {folder}
+minigpt eval {folder}
+minigpt info {folder}
+```
+{_transformers(folder, model.block_size) if model.model_type == "gpt2" else ""}
+## How it learned
+
+| step | train loss | val loss | bits/character |
+|---|---|---|---|
+{curve}
+
+Training settings: {", ".join(f"{name} {value}" for name, value in training.items())}
+
+## What it writes
+
+Seed {SAMPLE.seed}, temperature {SAMPLE.temperature:g}:
+
+{written}
+"""
+
+
+def _transformers(folder: Path, block_size: int) -> str:
+    """How to open it without this package."""
+    return f"""
+It is a GPT-2 in transformers' format:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
+prompt = tokenizer("\\n", return_tensors="pt")
+ids = model.generate(**prompt, do_sample=True, max_new_tokens={max(1, min(200, block_size - 1))})
+print(tokenizer.decode(ids[0]))
+```
+"""
+
+
+def _curve_row(line: dict[str, Any], per_char: float) -> str:
+    train_loss = f"{line['train_loss']:.4f}" if "train_loss" in line else ""
+    return f"| {line['step']} | {train_loss} | {line['val_loss']:.4f} | {bits_per_char(line['val_loss'], per_char):.3f} |"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
