@@ -59,7 +59,7 @@ class TrainConfig:
     beta2: float = option(0.99, "AdamW's memory of the squared gradient", 0, 1, open_high=True)
     grad_clip: float = option(1.0, "largest norm of the gradient; 0 = off", 0, 10**9)
     eval_interval: int | None = option(None, "steps between two evaluations (derived: max_iters / 10)", 1, 10**9)
-    eval_tokens: int = option(2**20, "validation tokens an evaluation reads, evenly spread; 0 = all", 0, 2**60)
+    eval_tokens: int = option(2**17, "validation tokens an evaluation reads, evenly spread; 0 = all", 0, 2**60)
     patience: int = option(0, "stop after so many evaluations without a new best; 0 = never", 0, 10**9)
     dtype: str = option("auto", "arithmetic; auto = bfloat16 on CUDA", choices=("auto", "float32", "bfloat16"))
     seed: int = option(1337, "fixes weights, batches and dropout", 0, 2**63 - 1)
