@@ -108,14 +108,14 @@ class Progress:
             rest = "" if self.bar else f"  {speed}  {eta}".rstrip()
             self._line(f"step {step:>6,}/{total:,}  {train}val {metrics.val_loss:.4f} ({bits:.3f} bits/char){rest}{best}")
             if sample.strip():
-                self._line("    " + _excerpt(sample), style="dim")
+                self._line("    " + _excerpt(sample, min(100, self.console.width) - 5), style="dim")
 
     def _line(self, line: str, style: str = "") -> None:
         self.last_line = time.monotonic()
         self.console.print(Text(line, style=style), soft_wrap=True)
 
 
-def _excerpt(sample: str, width: int = 90) -> str:
+def _excerpt(sample: str, width: int) -> str:
     """The beginning of a sample on one line, line ends shown as a sign that the terminal can print."""
     sign = "⏎" if (sys.stderr.encoding or "").lower().startswith("utf") else "/"
     line = sample.strip().replace("\n", sign)

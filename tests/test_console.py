@@ -78,5 +78,5 @@ def test_times_are_written_as_clocks(seconds, clock):
 
 
 def test_an_excerpt_is_one_line_of_limited_width():
-    assert len(_excerpt("a\n" * 1000)) == 90
-    assert "\n" not in _excerpt("a\nb")
+    assert len(_excerpt("a\n" * 1000, 90)) == 90
+    assert "\n" not in _excerpt("a\nb", 90)
