@@ -495,6 +495,9 @@ def main(command: Any = cli, arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
+    # On Linux, let torch's threads wait for each other 1000 turns, not 300,000: where another program computes too, the ones
+    # that wait would take the time of those that are waited for. Read when torch is loaded; docs/decisions.md has figures.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         code = command.main(arguments, standalone_mode=False)
