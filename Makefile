@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT ?= 1000
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-run: .venv/.installed ## train a small GPT on the default text and let it write (about 3 minutes)
+run: .venv/.installed ## train a small GPT on the default text and let it write (about 2 minutes)
 	$(BIN)/python gpt.py
 
 test: .venv/.installed-dev ## the whole test suite

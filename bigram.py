@@ -32,7 +32,7 @@ def main(max_iters: int | None = None, device: str = "auto", out: str = "runs/bi
     """Step 1: train a bigram on input.txt (or the default text), save it in OUT, and let it write."""
     device = choose_device(device)
     hyper = HYPERPARAMETERS | {"seed": seed}
-    config = from_dict(TrainConfig, hyper | ({"max_iters": max_iters} if max_iters else {}))
+    config = from_dict(TrainConfig, hyper | ({} if max_iters is None else {"max_iters": max_iters}))
     torch.manual_seed(seed)
 
     # Text -> ids: one number for each character. The last tenth is kept for the examination.
@@ -47,8 +47,8 @@ def main(max_iters: int | None = None, device: str = "auto", out: str = "runs/bi
     print(f"\n{architecture(model)}\n", flush=True)
 
     # Training: each step reads a batch, measures the surprise (cross-entropy) and corrects the weights a little (AdamW).
-    run = Run.create(free_folder(out), model, corpus, config)
     with StopSignals() as stop, Progress(config) as progress:
+        run = Run.create(free_folder(out), model, corpus, config)
         for metrics in train(model, batches, corpus.val, config, run.state):
             run.record(metrics)
             progress.update(metrics, run.sample)
@@ -59,7 +59,7 @@ def main(max_iters: int | None = None, device: str = "auto", out: str = "runs/bi
 
     # Generation: predict a character, draw one, append it, predict again.
     best, tokenizer = load(run.folder, device)
-    for text in write(best, tokenizer, "\n", SampleConfig(max_new_tokens=500, seed=seed)):
+    for text in write(best, tokenizer, "", SampleConfig(max_new_tokens=500, seed=seed)):
         print(text, end="", flush=True)
     print()
     farewell(run)

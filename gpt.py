@@ -16,7 +16,7 @@ from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
 
 HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
-    "n_layer": (4, 6),  # blocks, one upon another
+    "n_layer": (4, 6),  # blocks, stacked
     "n_head": (4, 6),  # attention heads in a block
     "n_embd": (128, 384),  # numbers that stand for one character
     "block_size": (64, 256),  # characters it can look back on
@@ -37,7 +37,7 @@ def main(
     size = one_of("size", size, ("auto", *SIZES))
     column = SIZES.index(size) if size != "auto" else int(device != "cpu")
     hyper = {name: values[column] for name, values in HYPERPARAMETERS.items()} | {"seed": seed}
-    config = from_dict(TrainConfig, hyper | ({"max_iters": max_iters} if max_iters else {}))
+    config = from_dict(TrainConfig, hyper | ({} if max_iters is None else {"max_iters": max_iters}))
     torch.manual_seed(seed)
 
     # Text -> ids: one number for each character. The last tenth is kept for the examination.
@@ -53,8 +53,8 @@ def main(
     print(f"\n{architecture(model)}\n", flush=True)
 
     # Training: each step reads a batch, measures the surprise (cross-entropy) and corrects the weights a little (AdamW).
-    run = Run.create(free_folder(out), model, corpus, config)
     with StopSignals() as stop, Progress(config) as progress:
+        run = Run.create(free_folder(out), model, corpus, config)
         for metrics in train(model, batches, corpus.val, config, run.state):
             run.record(metrics)
             progress.update(metrics, run.sample)
@@ -65,7 +65,7 @@ def main(
 
     # Generation: predict a character, draw one, append it, predict again.
     best, tokenizer = load(run.folder, device)
-    for text in write(best, tokenizer, "\n", SampleConfig(max_new_tokens=500, seed=seed)):
+    for text in write(best, tokenizer, "", SampleConfig(max_new_tokens=500, seed=seed)):
         print(text, end="", flush=True)
     print()
     farewell(run)

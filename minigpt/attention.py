@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def may_look(T: int, S: int, device: torch.device | None = None) -> Tensor:
+def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
     """(T, S), True where position t may look at position s: at itself and the past. The T last of S positions ask.
 
-    may_look(3, 3) ->  1 0 0
+    causal_mask(3, 3) ->  1 0 0
                        1 1 0
                        1 1 1
     """
@@ -34,7 +34,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """
     T, S = q.shape[-2], k.shape[-2]
     scores = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5  # (..., T, S)
-    scores = scores.masked_fill(~may_look(T, S, q.device), float("-inf"))
+    scores = scores.masked_fill(~causal_mask(T, S, q.device), float("-inf"))
     return scores.softmax(dim=-1)
 
 
@@ -79,7 +79,7 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)  # (B, nh, S, hs): the past and the present
         T, S = q.shape[-2], k.shape[-2]
-        mask = may_look(T, S, x.device) if 1 < T < S else None  # one position that asks may look at everything
+        mask = causal_mask(T, S, x.device) if 1 < T < S else None  # one position that asks may look at everything
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S)  # (B, nh, T, hs)
         out = out.transpose(1, 2).flatten(2)  # (B, T, C): the heads side by side

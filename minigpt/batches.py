@@ -40,7 +40,7 @@ class Batches:
         samples = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.uint64)
         epoch, place = np.divmod(samples, np.uint64(self.windows_per_epoch))
         key = random_bits(np.full_like(epoch, self.seed), epoch)
-        window = shuffled(place, self.windows_per_epoch, key)
+        window = permuted(place, self.windows_per_epoch, key)
         offset = random_bits(key, np.zeros_like(epoch)) % np.uint64(self.n_offsets)
         return (offset + window * np.uint64(self.block_size)).astype(np.int64)
 
@@ -79,7 +79,7 @@ def random_bits(key: np.ndarray, counter: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def shuffled(place: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
+def permuted(place: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
     """What stands at a place when the numbers 0 ... n-1 are shuffled: a bijection, computed one element at a time.
 
     place (B,), key (B,) -> (B,). On a power of two, multiplying by an odd number and xor with its own upper half can both

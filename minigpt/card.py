@@ -3,6 +3,7 @@
 Next: checkpoint.py
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def model_card(folder: Path, model: LanguageModel, about: dict[str, Any], state:
     kind, n_params = type(model).__name__, sum(p.numel() for p in model.parameters())
     sizes = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
     shape = ", ".join(f"{name} {config[name]}" for name in sizes if name in config)
-    per_char = text["tokens"] / text["characters"]
+    per_char, name = text["tokens_per_char"], shlex.quote(folder.name)
     curve = "\n".join(_curve_row(line, per_char) for line in read_lines(folder / "metrics.jsonl") if "val_loss" in line)
     written = "\n".join("    " + line for line in sample.splitlines())
     best = f"{state.best_val_loss:.4f} nats/token, {bits_per_char(state.best_val_loss, per_char):.3f} bits/character"
@@ -38,18 +39,18 @@ A {kind} of {n_params:,} parameters ({shape}), trained from scratch by minigpt {
 |---|---|
 | text | {_cell(text["name"])}, {text["characters"]:,} characters |
 | SHA-256 of the text | `{text["sha256"]}` |
-| validation | the last {text["val_fraction"]:.0%}, never trained on |
+| validation | the last {100 * text["val_fraction"]:g} %, never trained on |
 | best step | {state.best_step} of {training["max_iters"]} |
 | validation loss | {best} |
 
 ## Use
 
 ```sh
-minigpt generate {folder}
-minigpt eval {folder}
-minigpt info {folder}
+minigpt generate {name}
+minigpt eval {name}
+minigpt info {name}
 ```
-{_transformers(folder, model.block_size) if model.model_type == "gpt2" else ""}
+{_transformers(folder.name, model.block_size) if model.model_type == "gpt2" else ""}
 ## How it learned
 
 | step | train loss | val loss | bits/character |
@@ -66,14 +67,14 @@ Seed {SAMPLE.seed}, temperature {SAMPLE.temperature:g}:
 """
 
 
-def _transformers(folder: Path, block_size: int) -> str:
+def _transformers(name: str, block_size: int) -> str:
     """How to open it without this package."""
     return f"""
 It is a GPT-2 in transformers' format:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
+model, tokenizer = AutoModelForCausalLM.from_pretrained({name!r}), AutoTokenizer.from_pretrained({name!r})
 prompt = tokenizer("\\n", return_tensors="pt")
 ids = model.generate(**prompt, do_sample=True, max_new_tokens={max(1, min(200, block_size - 1))})
 print(tokenizer.decode(ids[0]))

@@ -13,7 +13,9 @@ Next: console.py
 """
 
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import torch.nn as nn
 from . import __version__
 from .bigram import BigramLanguageModel, LanguageModel
 from .card import SAMPLE, model_card
-from .config import TrainConfig, from_dict
+from .config import TrainConfig
 from .corpus import Corpus
 from .engine import write
 from .files import append_line, damage, read_json, read_lines, read_tensors, to_json, write_file, write_folder
@@ -35,7 +37,18 @@ from .trainer import Metrics, TrainState
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
 MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT)}
-TEXT = ("name", "paths", "sha256", "characters", "tokens", "tokenizer", "encoding", "val_fraction")  # what it says of it
+TEXT = {  # what a run says of its text
+    **{"name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float},
+    **{"tokenizer": str, "encoding": str, "val_fraction": float},
+}
+BEGINNINGS = {
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+}
 
 
 class Run:
@@ -53,6 +66,7 @@ class Run:
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
         self.config, self.state, self.about = config, state, about
         self.sample = ""  # the latest
+        self.best_sample = ""  # that of the best step
 
     @classmethod
     def create(cls, folder: str | Path, model: LanguageModel, corpus: Corpus, config: TrainConfig) -> "Run":
@@ -69,20 +83,28 @@ class Run:
                 "sha256": corpus.sha256,
                 "characters": corpus.characters,
                 "tokens": len(corpus.ids),
+                "tokens_per_char": corpus.tokens_per_char,
                 **asdict(corpus.config),
             },
         }
+        state = TrainState.new(model, config)
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.iterdir():  # of a run that ended before its first checkpoint
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         save_tokenizer(corpus.tokenizer, folder, model.block_size)
-        write_file(folder / "config.json", to_json(hf_config(model) | {"minigpt": about}))
         write_file(
             folder / "generation_config.json", to_json({"do_sample": True, "temperature": 1.0, "max_new_tokens": 200})
         )
-        return cls(folder, model, corpus.tokenizer, config, TrainState.new(model, config), about)
+        write_file(folder / "config.json", to_json(hf_config(model) | {"minigpt": about}))
+        return cls(folder, model, corpus.tokenizer, config, state, about)
 
     @classmethod
-    def resume(cls, folder: str | Path, device: str = "cpu", **changes: Any) -> tuple["Run", list[str]]:
+    def resume(
+        cls, folder: str | Path, device: str = "cpu", paths: Sequence[str] = (), **changes: Any
+    ) -> tuple["Run", list[str]]:
         """Open a run at its last good checkpoint, with some of its training settings changed.
+
+        paths: where its text is now, if it has moved. Nothing is written if there are no steps left to take.
 
         Returns the run and a sentence for each checkpoint that had to be skipped.
         Raises ValueError if there is none to go on from.
@@ -90,7 +112,7 @@ class Run:
         folder = Path(folder)
         config_file = read_run_config(folder)
         about = config_file["minigpt"]
-        config = from_dict(TrainConfig, about["train"] | changes)
+        config = TrainConfig(**about["train"]).changed(changes)
         skipped = []
         for step_folder in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
             if problem := damage(step_folder):
@@ -103,9 +125,15 @@ class Run:
                 state, model, read_json(step_folder / "state.json"), read_tensors(step_folder / "optimizer.safetensors")
             )
             about["train"] = asdict(config)
+            if paths:
+                about["text"]["paths"] = list(paths)
             run = cls(folder, model, fitting_tokenizer(folder, config_file), config, state, about)
+            if state.step >= config.max_iters:
+                return run, skipped
             for log in ("metrics.jsonl", "samples.jsonl"):  # forget what came after the checkpoint
-                kept_lines = [line for line in read_lines(folder / log) if line["step"] <= state.step]
+                kept_lines = [line for line in read_lines(folder / log) if line.get("step", 0) <= state.step]
+                best = [line["text"] for line in kept_lines if line.get("step") == state.best_step and "text" in line]
+                run.best_sample = best[-1] if best else run.best_sample
                 write_file(folder / log, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept_lines))
             write_file(folder / "config.json", to_json(config_file))
             return run, skipped
@@ -123,9 +151,10 @@ class Run:
             {"step": metrics.step, "prompt": "", "seed": SAMPLE.seed, "text": self.sample},
         )
         if metrics.is_best:
+            self.best_sample = self.sample
             write_file(self.folder / "model.safetensors", weights_file(self.model))
-            card = model_card(self.folder, self.model, self.about, self.state, self.sample)
-            write_file(self.folder / "README.md", card)
+        card = model_card(self.folder, self.model, self.about, self.state, self.best_sample)
+        write_file(self.folder / "README.md", card)
         self.save()
 
     def save(self) -> None:
@@ -148,20 +177,32 @@ class Run:
 
 
 def check_new(folder: Path) -> None:
-    """Raise ValueError unless a run can begin in this folder."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder for the run, for example --out runs/mine")
-    if (folder / "config.json").exists():
+    """Raise ValueError or OSError unless a run can begin in this folder: a new or empty one, or one where none got going."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{existing} is a file; name a folder for the run, for example --out runs/mine")
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"no permission to write in {existing}")
+    if has_begun(folder):
         raise ValueError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
-    if folder.exists() and any(folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    strange = {name for name in names - BEGINNINGS - {"checkpoints"} if not (name.startswith(".") and name.endswith(".tmp"))}
+    if strange:
         raise ValueError(f"{folder} is not empty; choose another --out")
 
 
+def has_begun(folder: Path) -> bool:
+    """True if there is something of a run to lose here."""
+    return (folder / "model.safetensors").exists() or any((folder / "checkpoints").glob("step-*"))
+
+
 def free_folder(folder: str | Path) -> Path:
-    """The folder itself if nothing is in it, else the first free one of NAME-2, NAME-3, ..."""
+    """The folder itself if a run can begin there, else the first of NAME-2, NAME-3, ... that does not exist yet."""
     folder = Path(folder)
-    candidates = (folder if i == 1 else folder.with_name(f"{folder.name}-{i}") for i in range(1, 10**6))
-    return next(path for path in candidates if not path.exists())
+    if not folder.is_dir() or not any(folder.iterdir()):
+        check_new(folder)
+        return folder
+    return next(path for i in range(2, 10**6) if not (path := folder.with_name(f"{folder.name}-{i}")).exists())
 
 
 def load(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel, Tokenizer]:
@@ -203,10 +244,13 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has format {about['format']}; minigpt {__version__} reads formats up to {FORMAT}, so upgrade minigpt"
         )
-    for part, names in {"train": [f.name for f in fields(TrainConfig)], "text": TEXT}.items():
-        missing = [name for name in names if not isinstance(about.get(part), dict) or name not in about[part]]
-        if missing:
-            raise ValueError(f"{path} is damaged: its part minigpt / {part} lacks {', '.join(missing[:3])}")
+    train, text = about.get("train"), about.get("text")
+    for name, kind in TEXT.items():
+        if not isinstance(text, dict) or not isinstance(text.get(name), kind):
+            raise ValueError(f"{path} is damaged: its part minigpt / text lacks {name}")
+    if not isinstance(train, dict) or set(train) != {f.name for f in fields(TrainConfig)}:
+        raise ValueError(f"{path} is damaged: its part minigpt / train is not what this version writes")
+    TrainConfig(**train)
     if config.get("model_type") not in MODELS:
         raise ValueError(f"{path} names the model type {config.get('model_type')!r}; known are {', '.join(MODELS)}")
     return config

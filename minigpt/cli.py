@@ -13,7 +13,7 @@ import tomllib
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -87,6 +87,9 @@ def _usage():
 
 # ---- commands ----------------------------------------------------------------------------------------------------------
 
+RECIPE_LINES = [
+    f"  {name:<8} " + " ".join(f"{key}={value:g}" for key, value in recipe.items()) for name, recipe in RECIPES.items()
+]
 SETTINGS: Any = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda name: name.replace("_", "-"),
@@ -114,7 +117,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(epilog="\b\nDefaults by size (a bigram has its own):\n" + "\n".join(RECIPE_LINES))
 @click.argument("texts", nargs=-1, metavar="[TEXT ...]")
 @click.option("--out", metavar="DIR", help="the folder of the run  [default: runs/ and the name of the text]")
 @click.option(
@@ -174,7 +177,6 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
 
     import torch
 
-    from .batches import Batches
     from .bigram import BigramLanguageModel, LanguageModel
     from .checkpoint import Run, check_new, free_folder
     from .console import architecture, say
@@ -207,14 +209,10 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
         f"\n{architecture(model)}\n\nOn {_device_name(device)}, {train_config.max_iters:,} steps "
         f"of {_tokens(train_config, gpt_config):,} tokens."
     )
-    folder = (
-        Path(out)
-        if out is not None
-        else free_folder(Path("runs") / (_slug(corpus.name) + ("-bigram" if arch == "bigram" else "")))
-    )
-    run = Run.create(folder, model, corpus, train_config)
-    say(f"Run: {run.folder}\n")
-    _follow(run, Batches(corpus.train, train_config.batch_size, gpt_config.block_size, train_config.seed), corpus)
+    name = _slug(corpus.name) + ("-bigram" if arch == "bigram" else "")
+    folder = free_folder(Path("runs") / name) if out is None else Path(out)
+    say(f"Run: {folder}\n")
+    _follow(lambda: Run.create(folder, model, corpus, train_config), corpus)
 
 
 def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
@@ -222,7 +220,6 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
         _text("out", given.get("out"))
     out = Path(given.get("out") or _latest_run())
 
-    from .batches import Batches
     from .checkpoint import Run, fitting_tokenizer, read_run_config
     from .console import say
     from .corpus import load_corpus
@@ -237,17 +234,19 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
         **{name: about["text"][name] for name in ("tokenizer", "encoding", "val_fraction")},
     }
     for name, value in given.items():
+        if name in fixed and fixed[name] is None:
+            raise click.UsageError(f"{out} holds a bigram, which has no {name}")
         if name in fixed and fixed[name] != value:
             raise click.UsageError(f"{name} is {fixed[name]} in {out} and cannot become {value}; start a new run for that")
     if "size" in given:
         raise click.UsageError("size is for a new run; a run that goes on keeps its own")
     changes = {name: value for name, value in given.items() if name in about["train"]}
     with _usage():
-        from_dict(TrainConfig, about["train"] | changes)
+        TrainConfig(**about["train"]).changed(changes)
     device = choose_device(given.get("device", "auto"))
 
     tokenizer = fitting_tokenizer(out, config_file)
-    corpus = load_corpus(texts or about["text"]["paths"], from_dict(DataConfig, about["text"]), tokenizer, "drop")
+    corpus = load_corpus(texts or _own_text(out, about), from_dict(DataConfig, about["text"]), tokenizer, "drop")
     for note in corpus.notes:
         say(note)
     if corpus.sha256 != about["text"]["sha256"]:
@@ -258,27 +257,32 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     for name, value in changes.items():
         if about["train"][name] != value:
             say(f"{name}: {about['train'][name]} -> {value}")
-    run, skipped = Run.resume(out, device, **changes)
+    run, skipped = Run.resume(out, device, texts, **changes)
     for sentence in skipped:
         say(sentence)
     if run.state.step >= run.config.max_iters:
         say(f"{out} is already at step {run.state.step:,} of {run.config.max_iters:,}; give more with --max-iters")
         return
     say(f"Going on with {out} at step {run.state.step:,} of {run.config.max_iters:,}, on {_device_name(device)}.\n")
-    _follow(run, Batches(corpus.train, run.config.batch_size, run.model.block_size, run.config.seed), corpus)
+    _follow(lambda: run, corpus)
 
 
-def _follow(run: Any, batches: Any, corpus: Any) -> None:
-    """Train a run to its end, showing and keeping what happens."""
+def _follow(begin: Callable[[], Any], corpus: Any) -> None:
+    """Train a run to its end, showing and keeping what happens. It begins where signals are heeded already."""
+    from .batches import Batches
     from .console import Progress, StopSignals, farewell
     from .trainer import train
 
-    with StopSignals() as stop, Progress(run.config, corpus.tokens_per_char, run.state.step) as progress:
-        for metrics in train(run.model, batches, corpus.val, run.config, run.state):
-            run.record(metrics)
-            progress.update(metrics, run.sample)
-            if stop.requested:
-                break
+    with StopSignals() as stop:
+        run = begin()
+        config = run.config
+        batches = Batches(corpus.train, config.batch_size, run.model.block_size, config.seed)
+        with Progress(config, corpus.tokens_per_char, run.state.step) as progress:
+            for metrics in train(run.model, batches, corpus.val, config, run.state):
+                run.record(metrics)
+                progress.update(metrics, run.sample)
+                if stop.requested:
+                    break
     if stop.requested:
         stop.leave(run)
     farewell(run)
@@ -318,6 +322,7 @@ def generate(
     from .engine import write
 
     model, tokenizer = load(run, choose_device(device))
+    prompt = os.fsencode(prompt).decode("utf-8", "replace")  # whatever the locale
     prompt = tokenizer.decode(tokenizer.encode(prompt, unknown))  # an unknown character is told before anything is written
     stop = tuple(text.replace("\\n", "\n") for text in stop)
     for sample in range(num_samples):
@@ -354,8 +359,11 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     if texts:
         corpus = load_corpus(texts, DataConfig(encoding=encoding), tokenizer, unknown)
         ids, what = corpus.ids, corpus.name
+        if corpus.sha256 == about["sha256"]:
+            corpus = replace(corpus, config=from_dict(DataConfig, about))
+            ids, what = corpus.val, f"the validation part of {corpus.name}, the text it was trained on"
     else:
-        corpus = load_corpus(about["paths"], from_dict(DataConfig, about), tokenizer, "drop")
+        corpus = load_corpus(_own_text(run, {"text": about}), from_dict(DataConfig, about), tokenizer, "drop")
         if corpus.sha256 != about["sha256"]:
             raise ValueError(
                 f"the text that {run} was trained on ({about['name']}) is not here or has changed; name a text to measure on"
@@ -366,7 +374,7 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     if len(ids) < 2:
         raise ValueError(f"{what} has {len(ids)} tokens; at least 2 are needed, one to read and one to predict")
     loss = measure(model, ids)
-    bits = bits_per_char(loss, corpus.tokens_per_char)
+    bits = bits_per_char(loss, len(ids) / tokenizer.count_characters(ids))
     measures = f"{loss:.4f} nats/token, {bits:.4f} bits/character, perplexity {math.exp(loss):.3f}"
     print(f"{measures}  ({len(ids) - 1:,} tokens of {what})")
 
@@ -416,9 +424,21 @@ def choose_device(name: str) -> str:
     return name
 
 
+def _own_text(run: Path, about: dict[str, Any]) -> list[str]:
+    """Where the text of a run is. Raises ValueError if it is not to be found there."""
+    name, paths = about["text"]["name"], about["text"]["paths"]
+    for path in paths:
+        if path == "-" or not Path(path).exists():
+            where = "came from standard input" if path == "-" else f"is not at {path} (seen from this folder)"
+            raise ValueError(f"the text that {run} was trained on ({name}) {where}; name it after RUN, or - to pipe it in")
+    return paths
+
+
 def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
     """The recipe of a size with the given values over it. What is derived follows what was given."""
     recipe = RECIPES["bigram" if arch == "bigram" else size]
+    if arch == "bigram" and (strange := {"n_layer", "n_head", "n_embd", "dropout", "size"} & given.keys()):
+        raise ValueError(f"a bigram has no {', '.join(sorted(strange))}; leave it out, or choose --arch gpt")
     if "learning_rate" in given:
         recipe = {name: value for name, value in recipe.items() if name != "min_lr"}
     values = recipe | given
@@ -429,7 +449,11 @@ def _fitting_size(given: dict[str, Any]) -> str:
     """A size that these values can be put over: the one that auto might choose on a processor or on a GPU."""
     try:
         _configs("gpt", "small", given)
-    except ValueError:
+    except ValueError as fault:
+        try:
+            _configs("gpt", "lecture", given)
+        except ValueError:
+            raise fault from None
         return "lecture"
     return "small"
 
@@ -481,10 +505,10 @@ def _slug(name: str) -> str:
 
 
 def _latest_run() -> str:
-    runs = sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(Path("runs").glob("*/checkpoints/step-*"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise click.UsageError("there is no run under runs/ to resume; name one with --out")
-    return str(runs[-1].parent)
+    return str(runs[-1].parent.parent)
 
 
 # ---- starting and ending -----------------------------------------------------------------------------------------------
@@ -492,8 +516,11 @@ def _latest_run() -> str:
 
 def main(command: Any = cli, arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
     # On Linux, let torch's threads wait for each other 1000 turns, not 300,000: where another program computes too, the ones
     # that wait would take the time of those that are waited for. Read when torch is loaded; docs/decisions.md has figures.

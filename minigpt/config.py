@@ -7,7 +7,7 @@ Next: files.py
 """
 
 import math
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 
@@ -23,7 +23,7 @@ class GPTConfig:
 
     vocab_size: int = option(65, "different tokens", 1, 2**24)
     block_size: int = option(64, "context length: tokens a prediction can look back on", 1, 2**20)
-    n_layer: int = option(4, "blocks, one upon another", 1, 1000)
+    n_layer: int = option(4, "blocks, stacked", 1, 1000)
     n_head: int = option(4, "attention heads in a block", 1, 1024)
     n_embd: int = option(128, "channels: numbers that stand for one token", 1, 2**16)
     dropout: float = option(0.0, "share of activations set to zero while training", 0, 1, open_high=True)
@@ -79,6 +79,14 @@ class TrainConfig:
             raise ValueError(
                 f"min_lr ({self.min_lr}) is above learning_rate ({self.learning_rate}); make it smaller or equal"
             )
+
+    def changed(self, changes: dict[str, Any]) -> "TrainConfig":
+        """The same with some values changed; min_lr keeps its share of the learning rate unless it is changed too."""
+        values = asdict(self) | changes
+        if "learning_rate" in changes and "min_lr" not in changes:
+            assert self.min_lr is not None
+            values["min_lr"] = self.min_lr * changes["learning_rate"] / self.learning_rate
+        return TrainConfig(**values)
 
 
 @dataclass(frozen=True)
@@ -167,13 +175,3 @@ def _nearest_divisors(n: int, near: int) -> str:
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """Build a config from a mapping that may hold other keys too; missing fields take their defaults."""
     return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-
-
-def to_dict(*configs: Any) -> dict[str, Any]:
-    """The fields of one or more configs as one mapping."""
-    return {name: value for config in configs for name, value in asdict(config).items()}
-
-
-def defaults(cls: type) -> dict[str, Any]:
-    """Field name -> default value, before anything is derived."""
-    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}

@@ -7,6 +7,7 @@ Next: cli.py
 """
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -27,15 +28,18 @@ from .trainer import Metrics, bits_per_char
 
 
 def say(message: str) -> None:
-    """One line to stderr, never coloured, wrapped or marked up."""
-    print(message, file=sys.stderr, flush=True)
+    """One line to stderr, never coloured, wrapped or marked up. If nobody reads it any more, work goes on in silence."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the rest of the process
 
 
 # ---- the architecture --------------------------------------------------------------------------------------------------
 
 
 def architecture(model: nn.Module) -> str:
-    """Every component of a model with its shapes and its number of parameters; equal blocks are told once."""
+    """Every component of a model with its shapes and its number of parameters; equal blocks are listed once."""
     total = sum(p.numel() for p in model.parameters())
     rows = list(_rows(model, "", {}))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
@@ -79,7 +83,8 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[status]}"))
+            wide = (TextColumn("training"), BarColumn(None)) if self.console.width >= 70 else ()
+            columns = (*wide, TextColumn("{task.fields[status]}"))
             self.bar = Bar(*columns, console=self.console, transient=True, expand=True)
             self.task = self.bar.add_task("training", total=self.config.max_iters, completed=self.first_step, status="")
             self.bar.start()
@@ -97,7 +102,7 @@ class Progress:
         eta = f"ETA {_clock(left)}" if step > self.first_step else ""
         if self.bar:
             loss = f"loss {metrics.loss:.3f}" if metrics.loss is not None else ""
-            status = "  ".join(filter(None, (f"{step:,}/{total:,}", loss, speed, eta)))
+            status = "  ".join(filter(None, (f"{step:,}/{total:,}", eta, loss, speed)))
             self.bar.update(self.task, completed=step, status=status)
         elif metrics.val_loss is None and time.monotonic() - self.last_line > 10:
             self._line(f"step {step:>6,}/{total:,}  loss {metrics.loss:.4f}  {speed}  {eta}")
@@ -112,7 +117,10 @@ class Progress:
 
     def _line(self, line: str, style: str = "") -> None:
         self.last_line = time.monotonic()
-        self.console.print(Text(line, style=style), soft_wrap=True)
+        if self.bar:
+            self.console.print(Text(line, style=style), soft_wrap=True)
+        else:
+            say(line)
 
 
 def _excerpt(sample: str, width: int) -> str:
@@ -152,6 +160,8 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if sys.stderr.isatty():
+                os.write(2, b"\x1b[?25h\n")  # the live bar has hidden the cursor
             os._exit(128 + number)
         self.requested = number
         say("\nStopping after this step; once more to quit at once.")
@@ -159,7 +169,9 @@ class StopSignals:
     def leave(self, run: Run) -> NoReturn:
         """Save, say how to go on, and exit with 130 (Ctrl-C) or 143 (SIGTERM)."""
         run.save()
-        say(f"Stopped at step {run.state.step:,} and saved. Go on with:\n  {_program()} train --resume --out {run.folder}")
+        texts = " ".join(map(shlex.quote, run.about["text"]["paths"]))
+        command = " ".join(filter(None, (_program(), "train", texts, "--resume --out", shlex.quote(str(run.folder)))))
+        say(f"Stopped at step {run.state.step:,} and saved. Go on with:\n  {command}")
         raise SystemExit(128 + self.requested)
 
 
@@ -168,13 +180,13 @@ def farewell(run: Run) -> None:
     state, text = run.state, run.about["text"]
     if state.step < run.config.max_iters:
         say(f"Stopped early: no better validation loss in {state.evaluations_since_best} evaluations.")
-    bits = bits_per_char(state.best_val_loss, text["tokens"] / text["characters"])
+    bits, folder = bits_per_char(state.best_val_loss, text["tokens_per_char"]), shlex.quote(str(run.folder))
     say(
         f"\nThe best model, of step {state.best_step:,}: val {state.best_val_loss:.4f} ({bits:.3f} bits/char). "
         f"It is in {run.folder}"
     )
     say("Try next:")
-    for command in (f"generate {run.folder} --temperature 0.8", f"eval {run.folder}", f"info {run.folder}"):
+    for command in (f"generate {folder} --temperature 0.8", f"eval {folder}", f"info {folder}"):
         say(f"  {_program()} {command}")
 
 

@@ -11,6 +11,7 @@ import codecs
 import hashlib
 import http.client
 import io
+import math
 import os
 import shutil
 import sys
@@ -54,35 +55,33 @@ class Corpus:
 
     @property
     def train(self) -> np.ndarray:
-        """The ids to learn from: the first part."""
+        """The training ids: the first part."""
         return self.ids[: self.n_train]
 
     @property
     def val(self) -> np.ndarray:
-        """The ids to be examined on: the last part, never trained on."""
+        """The validation ids: the last part, never trained on."""
         return self.ids[self.n_train :]
 
     @property
     def tokens_per_char(self) -> float:
-        """1 for characters; for bytes, how many a character takes on average."""
-        return len(self.ids) / self.characters
+        """Of the validation part: 1 for characters; for bytes, how many a character takes on average."""
+        return len(self.val) / max(1, self.tokenizer.count_characters(self.val))
 
     def check(self, block_size: int) -> None:
         """Raise ValueError, with the block size that would fit, unless train and val both hold a block and one token."""
-        n, need = len(self.ids), block_size + 1
+        n, need, unit = len(self.ids), block_size + 1, "bytes" if self.config.tokenizer == "byte" else "characters"
         if min(self.n_train, len(self.val)) >= need:
             return
+        enough = math.ceil(need / min(self.config.val_fraction, 1 - self.config.val_fraction))
         fits = min(self.n_train, len(self.val)) - 1
         cure = f"a block_size up to {fits} would fit" if fits >= 1 else "no block size fits so short a text"
-        shortest = min(self.config.val_fraction, 1 - self.config.val_fraction)
         if n < need:
-            problem = (
-                f"{self.name} has {n:,} tokens, but block_size {block_size} needs at least {int(need / shortest) + 1:,}"
-            )
+            problem = f"{self.name} has {n:,} {unit}, but block_size {block_size} needs at least {enough:,}"
         else:
             problem = (
                 f"the validation part of {self.name} (its last {self.config.val_fraction:.1%}) has {len(self.val):,} "
-                f"of {n:,} tokens, but block_size {block_size} needs {need:,}, so a text of {int(need / shortest) + 1:,}"
+                f"of {n:,} {unit}, but block_size {block_size} needs {need:,}, so a text of {enough:,}"
             )
         raise ValueError(f"{problem}; {cure}")
 
@@ -91,7 +90,7 @@ class Corpus:
         unit = "bytes" if self.config.tokenizer == "byte" else "characters"
         return (
             f"{self.name}: {self.characters:,} characters, {self.tokenizer.vocab_size:,} different {unit}; "
-            f"{len(self.train):,} tokens to learn from, {len(self.val):,} to be examined on"
+            f"{len(self.train):,} training tokens, {len(self.val):,} validation tokens"
         )
 
 
@@ -180,11 +179,11 @@ class _Text:
             self.string = _python_manual()
         except ImportError:
             raise ValueError(
-                f"there is no text to learn from: no input.txt here, tiny Shakespeare is not to be had ({problem}), and "
+                f"there is no text to learn from: no input.txt here, tiny Shakespeare is not available ({problem}), and "
                 "this Python comes without its manual. Name a text: minigpt train my.txt"
             ) from None
         self.name, self.alphabet = "the Python manual", PRINTABLE_ASCII
-        self._note(f"Text: the manual that comes with Python, because tiny Shakespeare is not to be had ({problem}). {own}.")
+        self._note(f"Text: the manual that comes with Python, because tiny Shakespeare is not available ({problem}). {own}.")
 
     def close(self) -> None:
         for folder in self.temporary:
@@ -199,7 +198,7 @@ class _Text:
         elif not path.exists():
             raise FileNotFoundError(f"there is no file or folder {path}")
         elif not path.is_file():
-            raise ValueError(f"{path} is neither a regular file nor a folder")
+            raise ValueError(f"{path} is neither a regular file nor a folder; pipe it: cat {path} | minigpt train -")
         else:
             self.files.append(path)
 
@@ -238,7 +237,7 @@ class _Text:
                     raise ValueError(self._not_text(path, offset - waiting + error.start, block[:4])) from None
                 if offset == 0 and text.startswith("\ufeff"):
                     text = text[1:]
-                    self._note(f"{path.name}: removed the byte order mark.")
+                    self._note(f"{self._who(path)}: removed the byte order mark.")
                 if "\0" in text:
                     raise ValueError(
                         f"{path} holds a NUL character near byte {offset:,}; it looks like a binary file, not a text"
@@ -250,13 +249,17 @@ class _Text:
                     break
                 offset += len(block)
         if newlines.newlines not in (None, "\n"):
-            self._note(f"{path.name}: turned Windows or old Mac line ends into \\n.")
+            self._note(f"{self._who(path)}: turned Windows or old Mac line endings into \\n.")
 
     def _not_text(self, path: Path, offset: int, head: bytes) -> str:
         hint = "name its encoding, for example --encoding latin-1, if it is a text"
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             hint = "it begins like UTF-16: try --encoding utf-16"
         return f"{path} is not valid {self.encoding}: the byte at offset {offset:,} does not fit; {hint}"
+
+    def _who(self, path: Path) -> str:
+        """Whom a note is about, so that a thousand files make one note."""
+        return path.name if len(self.files) <= 10 else "Some files"
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

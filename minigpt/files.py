@@ -18,7 +18,7 @@ def write_file(path: Path, data: bytes | str) -> None:
     """Replace the file as a whole: temporary name, fsync, rename, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write_and_sync(temporary, data.encode() if isinstance(data, str) else data)
+        _write_and_sync(temporary, data.encode("utf-8", "replace") if isinstance(data, str) else data)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -65,24 +65,25 @@ def damage(folder: Path) -> str:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one JSON object as a line to a .jsonl file."""
-    with path.open("a", encoding="utf-8", newline="\n") as file:
+    with path.open("a", encoding="utf-8", errors="replace", newline="\n") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a last line that was cut off by a crash is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        records.append(record)
     return records
 
 
 def to_json(value: Any) -> bytes:
     """Readable JSON, the same bytes for the same value."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str, unknown: str = "error") -> np.ndarray: ...
     def decode(self, ids: Iterable[int]) -> str: ...
     def stream(self, ids: Iterable[int]) -> Iterator[str]: ...
+    def count_characters(self, ids: np.ndarray) -> int: ...
     def to_hf(self) -> dict[str, Any]: ...
 
 
@@ -103,6 +104,10 @@ class CharTokenizer:
         for i in ids:
             yield self.chars[i]
 
+    def count_characters(self, ids: np.ndarray) -> int:
+        """How many characters these ids stand for: one each."""
+        return len(ids)
+
     def to_hf(self) -> dict[str, Any]:
         """The same tokenizer in the format of the `tokenizers` library: byte-pair encoding without a single merge."""
         vocab = {char: i for i, char in enumerate(self.chars)}
@@ -135,6 +140,10 @@ class ByteTokenizer:
                 yield piece
         if piece := decoder.decode(b"", final=True):
             yield piece
+
+    def count_characters(self, ids: np.ndarray) -> int:
+        """How many characters these ids stand for: in UTF-8, each has one byte that is not of the form 10xxxxxx."""
+        return int(((np.asarray(ids) & 0xC0) != 0x80).sum())
 
     def to_hf(self) -> dict[str, Any]:
         """The same tokenizer in the format of the `tokenizers` library: GPT-2's byte alphabet without a single merge."""

@@ -64,8 +64,8 @@ def train(
 ) -> Iterator[Metrics]:
     """Train a model, yielding Metrics after every step, and first of the untrained model.
 
-    The random numbers of dropout are set anew in each step from (seed, step), so nothing of them needs to be kept; torch's
-    global generator is ours while this runs. Evaluation draws none, so it cannot change the training.
+    The random numbers of dropout are set anew in each step from (seed, step), so no random state is saved; torch's global
+    generator is ours while this runs. Evaluation draws none, so it cannot change the training.
     Raises NonFiniteLoss before an update that would spoil the weights.
     """
     state = state or TrainState.new(model, config)
@@ -149,6 +149,8 @@ def _evaluated(
 ) -> Metrics:
     """The same metrics with the losses of an evaluation; the state remembers the best."""
     val_loss = evaluate(model, val, config.eval_tokens, autocast)
+    if not math.isfinite(val_loss):
+        raise NonFiniteLoss(f"after step {state.step} the validation loss is {val_loss}; the weights are damaged")
     train_loss = state.loss_sum / state.loss_count if state.loss_count else None
     state.loss_sum, state.loss_count = 0.0, 0
     is_best = val_loss < state.best_val_loss

@@ -3,7 +3,7 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from minigpt.attention import Head, KeyValueCache, MultiHeadAttention, attention_weights, may_look
+from minigpt.attention import Head, KeyValueCache, MultiHeadAttention, attention_weights, causal_mask
 
 B, T, C, NH = 2, 7, 12, 3
 HS = C // NH
@@ -32,8 +32,8 @@ def test_every_row_of_attention_weights_sums_to_one_and_gives_the_future_nothing
     q, k = torch.randn(2, B, T, HS)
     weights = attention_weights(q, k)
     torch.testing.assert_close(weights.sum(-1), torch.ones(B, T))
-    assert (weights.masked_select(~may_look(T, T)) == 0).all()
-    assert (weights.masked_select(may_look(T, T)) > 0).all()
+    assert (weights.masked_select(~causal_mask(T, T)) == 0).all()
+    assert (weights.masked_select(causal_mask(T, T)) > 0).all()
 
 
 def test_attention_weights_are_the_formula_of_the_paper():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from minigpt.batches import Batches, random_bits, shuffled, sweep
+from minigpt.batches import Batches, permuted, random_bits, sweep
 
 
 def data_of(n):
@@ -154,7 +154,7 @@ def test_data_shorter_than_a_window_is_refused_with_both_numbers(length):
 
 
 def order(n, key):
-    return shuffled(np.arange(n, dtype=np.uint64), n, np.full(n, key, np.uint64))
+    return permuted(np.arange(n, dtype=np.uint64), n, np.full(n, key, np.uint64))
 
 
 @pytest.mark.parametrize("key", [0, 1, 2**64 - 1])
@@ -166,14 +166,14 @@ def test_shuffling_is_a_bijection(key):
 def test_shuffling_gives_each_number_at_once_as_among_others():
     whole = order(300, 7)
     for place in range(0, 300, 17):
-        assert shuffled(np.array([place], np.uint64), 300, np.array([7], np.uint64)) == whole[place]
+        assert permuted(np.array([place], np.uint64), 300, np.array([7], np.uint64)) == whole[place]
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
 def test_every_number_comes_first_about_equally_often(n):
     keys = random_bits(np.zeros(4000, np.uint64), np.arange(4000, dtype=np.uint64))
     for place in (0, n - 1):
-        counts = np.bincount(shuffled(np.full(4000, place, np.uint64), n, keys).astype(int), minlength=n)
+        counts = np.bincount(permuted(np.full(4000, place, np.uint64), n, keys).astype(int), minlength=n)
         assert np.abs(counts - 4000 / n).max() < 5 * np.sqrt(4000 / n)  # five standard deviations
 
 

@@ -268,6 +268,7 @@ def test_a_free_folder_is_found_beside_taken_ones(tmp_path):
     assert free_folder(tmp_path / "gpt") == tmp_path / "gpt"
     for name in ("gpt", "gpt-2"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
     assert free_folder(tmp_path / "gpt") == tmp_path / "gpt-3"
 
 

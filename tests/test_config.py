@@ -1,8 +1,8 @@
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
-from minigpt.config import RECIPES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict, to_dict
+from minigpt.config import RECIPES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict
 
 CONFIGS = [GPTConfig, TrainConfig, DataConfig, SampleConfig]
 
@@ -32,7 +32,7 @@ def test_a_number_of_another_type_is_refused(value):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_valid_and_survives_the_way_to_a_mapping_and_back(name):
     for config in (from_dict(GPTConfig, RECIPES[name]), from_dict(TrainConfig, RECIPES[name])):
-        assert from_dict(type(config), to_dict(config)) == config
+        assert from_dict(type(config), asdict(config)) == config
     known = {f.name for config in CONFIGS for f in fields(config)}
     assert set(RECIPES[name]) <= known
 

@@ -12,23 +12,29 @@ STEP = Metrics(49, 2.5, 1e-3, 1.0, 12_345.0, 3.0)
 EVALUATION = Metrics(50, 2.4, 1e-3, 1.0, 12_345.0, 4.0, train_loss=2.6, val_loss=2.0, is_best=True)
 
 
-def shown(terminal: bool, monkeypatch, *metrics: Metrics, sample: str = "", **environment: str) -> str:
+@pytest.fixture
+def shown(monkeypatch, capsys):
     """What Progress writes to a terminal or to a file."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    out = io.StringIO()
-    progress = Progress(CONFIG)
-    progress.console = Console(file=out, force_terminal=terminal, width=100, highlight=False)
-    with progress:
-        for each in metrics:
-            progress.update(each, sample)
-    return out.getvalue()
+
+    def show(terminal: bool, *metrics: Metrics, sample: str = "", **environment: str) -> str:
+        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        out = io.StringIO()
+        width = int(environment.get("COLUMNS", 100))
+        progress = Progress(CONFIG)
+        progress.console = Console(file=out, force_terminal=terminal, width=width, highlight=False)
+        with progress:
+            for each in metrics:
+                progress.update(each, sample)
+        return out.getvalue() + capsys.readouterr().err
+
+    return show
 
 
-def test_a_file_gets_plain_lines_and_only_for_evaluations(monkeypatch):
-    text = shown(False, monkeypatch, STEP, EVALUATION, sample="\nRO\nMEO: ")
+def test_a_file_gets_plain_lines_and_only_for_evaluations(shown):
+    text = shown(False, STEP, EVALUATION, sample="\nRO\nMEO: ")
     lines = text.splitlines()
     assert len(lines) == 2
     assert re.match(r"step +50/100  train 2\.6000  val 2\.0000 \(2\.885 bits/char\)  12,345 tok/s  ETA \d+:\d\d", lines[0])
@@ -36,21 +42,28 @@ def test_a_file_gets_plain_lines_and_only_for_evaluations(monkeypatch):
     assert "\x1b" not in text
 
 
-def test_a_terminal_gets_a_live_bar_with_step_loss_speed_and_the_time_left(monkeypatch):
-    text = shown(True, monkeypatch, EVALUATION)
+def test_a_terminal_gets_a_live_bar_with_step_loss_speed_and_the_time_left(shown):
+    text = shown(True, EVALUATION)
     assert "\x1b" in text
     for part in ("50/100", "loss 2.400", "12,345 tok/s", "ETA", "val 2.0000"):
         assert part in text
 
 
-def test_no_color_is_honoured(monkeypatch):
+def test_a_narrow_terminal_keeps_the_step_the_time_left_and_the_loss(shown):
+    text = shown(True, STEP, COLUMNS="40")
+    assert "49/100" in text
+    assert "ETA" in text
+    assert "loss 2.500" in text
+
+
+def test_no_color_is_honoured(shown):
     coloured = re.compile(r"\x1b\[[0-9;]*(3|9)[0-7]m|\x1b\[38;")
-    assert coloured.search(shown(True, monkeypatch, STEP))
-    assert not coloured.search(shown(True, monkeypatch, STEP, NO_COLOR="1"))
+    assert coloured.search(shown(True, STEP))
+    assert not coloured.search(shown(True, STEP, NO_COLOR="1"))
 
 
-def test_what_a_model_writes_cannot_draw_on_the_terminal(monkeypatch):
-    text = shown(False, monkeypatch, EVALUATION, sample="[red]a\x1b[2Jb\x07c")
+def test_what_a_model_writes_cannot_draw_on_the_terminal(shown):
+    text = shown(False, EVALUATION, sample="[red]a\x1b[2Jb\x07c")
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "[red]a" in text

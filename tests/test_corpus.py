@@ -241,7 +241,7 @@ def test_offline_asks_the_network_for_nothing(home, monkeypatch):
     assert "MINIGPT_OFFLINE=1" in load_corpus().notes[0]
 
 
-# ---- encodings and line ends -------------------------------------------------------------------------------------------
+# ---- encodings and line endings -------------------------------------------------------------------------------------------
 
 
 def test_a_byte_order_mark_is_removed_and_told(tmp_path):
@@ -265,7 +265,7 @@ def test_line_ends_are_normalised_and_told(tmp_path, end):
     corpus = load_corpus(["my.txt"])
     assert text_of(corpus) == "one\n\ntwo\n"
     assert len(corpus.notes) == 1
-    assert re.match("my.txt: .*line ends", corpus.notes[0])
+    assert re.match("my.txt: .*line endings", corpus.notes[0])
     assert corpus.sha256 == hashlib.sha256(b"one\n\ntwo\n").hexdigest()
     assert corpus.characters == 9
 
@@ -439,7 +439,7 @@ def test_a_text_passes_the_check_if_both_parts_hold_a_block_and_a_token(n, val_f
 
 def test_a_corpus_describes_itself_in_a_line(text_file):
     assert load_corpus(["my.txt"]).describe() == (
-        "my.txt: 20,026 characters, 39 different characters; 18,023 tokens to learn from, 2,003 to be examined on"
+        "my.txt: 20,026 characters, 39 different characters; 18,023 training tokens, 2,003 validation tokens"
     )
 
 

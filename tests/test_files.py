@@ -58,7 +58,7 @@ def test_damage_is_told(tmp_path, change):
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     path = tmp_path / "log.jsonl"
     for i in range(3):
-        files.append_line(path, {"step": i, "text": "é\n"})
+        files.append_line(path, {"step": i, "text": "é\n\u2028\x85"})
     path.write_bytes(path.read_bytes()[:-4])
     assert [line["step"] for line in files.read_lines(path)] == [0, 1]
 

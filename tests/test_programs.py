@@ -46,6 +46,30 @@ def test_a_program_shows_its_model_then_its_losses_then_writes_500_characters(pr
     assert (tmp_path / run / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("program", ["bigram.py", "gpt.py"])
+def test_a_text_without_a_line_end_is_fine(program, tmp_path):
+    (tmp_path / "input.txt").write_text("to be or not to be, that is the question. " * 40)
+    process = start(program, "--max-iters", "2")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Try next" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+def test_a_signal_before_the_first_step_leaves_a_run_that_goes_on(input_txt, tmp_path):
+    process = start("gpt.py", "--max-iters", "50")
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not list(tmp_path.glob("runs/gpt/*")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "Stopped at step 0 and saved" in err
+    resume = [sys.executable, "-m", "minigpt", "train", "--resume", "--max-iters", "2"]
+    done = subprocess.run(resume, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_second_run_never_overwrites_the_first(input_txt, tmp_path):
     for _ in range(2):
         process = start("bigram.py", "--max-iters", "2")
@@ -58,7 +82,7 @@ def test_with_no_input_txt_a_program_says_which_text_it_took(tmp_path):
     _, err = start("bigram.py", "--max-iters", "1", env={**os.environ, "MINIGPT_HOME": str(tmp_path)}).communicate(
         timeout=120
     )
-    assert "the manual that comes with Python, because tiny Shakespeare is not to be had" in err
+    assert "the manual that comes with Python, because tiny Shakespeare is not available" in err
     assert "minigpt train my.txt" in err
 
 

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt import GPT, Batches, BigramLanguageModel, CharTokenizer, GPTConfig, TrainConfig, TrainState, evaluate, train
+from minigpt import (
+    GPT,
+    Batches,
+    BigramLanguageModel,
+    CharTokenizer,
+    GPTConfig,
+    TrainConfig,
+    TrainState,
+    evaluate,
+    train,
+    trainer,
+)
 from minigpt.speed import ConvolutionalLinear
 from minigpt.trainer import NonFiniteLoss
 
@@ -118,6 +129,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_step(da
     with pytest.raises(NonFiniteLoss, match=r"at step 6 .*not taken.*learning rate"):
         next(steps)
     assert torch.equal(weights(model).nan_to_num(), before.nan_to_num())
+
+
+def test_a_validation_loss_that_is_not_finite_stops_too(data, monkeypatch):
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: float("nan"))
+    with pytest.raises(NonFiniteLoss, match="after step 0 the validation loss is nan"):
+        run(data, make_model())
 
 
 @pytest.mark.parametrize("length", [9, 10, 17, 18, 100])

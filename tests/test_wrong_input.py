@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -104,7 +106,9 @@ def test_an_encoding_that_is_none_is_named(refused, text_file, name):
 @pytest.mark.parametrize("length", [30, 100, 300, 640])
 def test_a_text_too_short_for_its_block_names_a_block_size_that_works(refused, run_cli, tmp_path, text, length):
     (tmp_path / "short.txt").write_text(text[:length])
-    error = refused("train", "short.txt", *TINY, "--block-size", 64, code=1, names=["short.txt", f"{length} tokens", "65"])
+    error = refused(
+        "train", "short.txt", *TINY, "--block-size", 64, code=1, names=["short.txt", f"{length} characters", "65"]
+    )
     fits = int(re.search(r"block_size up to (\d+) would fit", error)[1])
     assert run_cli("train", "short.txt", "--out", "run", *TINY, "--block-size", fits).code == 0
     refused("train", "short.txt", *TINY, "--block-size", fits + 1, code=1, names=f"block_size {fits + 1}")
@@ -112,7 +116,7 @@ def test_a_text_too_short_for_its_block_names_a_block_size_that_works(refused, r
 
 def test_a_text_too_short_for_anything_says_so(refused, tmp_path):
     (tmp_path / "short.txt").write_text("hello")
-    refused("train", "short.txt", *TINY, code=1, names=["short.txt", "5 tokens", "block_size 8", "no block size"])
+    refused("train", "short.txt", *TINY, code=1, names=["short.txt", "5 characters", "block_size 8", "no block size"])
 
 
 def test_a_validation_part_too_short_is_told_with_its_share(refused, text_file):
@@ -120,7 +124,7 @@ def test_a_validation_part_too_short_is_told_with_its_share(refused, text_file):
     error = refused(
         "train", "my.txt", *TINY, "--block-size", 64, "--val-fraction", "0.001", code=1, names=["validation", "65"]
     )
-    assert re.search(r"\b2[01] of 20,026 tokens", error)
+    assert re.search(r"\b2[01] of 20,026 characters", error)
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------------
@@ -442,3 +446,83 @@ def test_a_run_with_only_damaged_checkpoints_says_which_and_why(refused, run):
     cut(run / "checkpoints" / "step-00000002" / "optimizer.safetensors")
     names = ["no checkpoint", "step-00000002", "optimizer.safetensors", "bytes"]
     refused("train", "--resume", "--out", "run", "--max-iters", 5, code=1, names=names)
+
+
+# ---- what a critical reader tried ------------------------------------------------------------------------------------
+
+
+def test_a_folder_where_a_run_never_got_going_can_be_used_again(run_cli, text_file, tmp_path):
+    dead = tmp_path / "dead"
+    (dead / "checkpoints").mkdir(parents=True)
+    for name in ("config.json", ".tokenizer.json.123.tmp", "metrics.jsonl"):
+        (dead / name).write_text("{")
+    assert run_cli("train", text_file, "--out", dead, *TINY).code == 0
+    assert (dead / "model.safetensors").exists()
+    assert not (dead / ".tokenizer.json.123.tmp").exists()
+
+
+def test_an_output_folder_below_a_file_is_refused_before_anything_is_read(refused, text_file):
+    error = refused("train", text_file, "--out", text_file / "run", *TINY, names=["my.txt is a file"])
+    assert "training tokens" not in error
+
+
+def test_a_cure_that_is_offered_works(run_cli, text_file):
+    """Without a size, n_head 5 is answered for the shape that this machine would use."""
+    error = run_cli("train", text_file, "--n-head", 5, "--device", "cpu").err
+    offered = re.search(r"try n_head (\d+) or (\d+)", error)
+    for n_head in offered.groups():
+        assert run_cli("train", text_file, "--n-head", n_head, "--max-iters", 1, "--device", "cpu").code == 0
+
+
+def test_a_bigram_is_not_given_what_only_a_gpt_has(refused, run_cli, text_file, tmp_path):
+    refused("train", text_file, "--arch", "bigram", "--n-layer", 6, code=2, names=["bigram", "n_layer"])
+    assert run_cli("train", text_file, "--arch", "bigram", "--max-iters", 2, "--out", tmp_path / "b").code == 0
+    refused("train", "--resume", "--out", tmp_path / "b", "--n-layer", 6, code=2, names=["bigram", "n_layer"])
+
+
+def test_a_run_from_standard_input_says_that_its_text_is_needed(run_cli, refused, text, tmp_path):
+    out = tmp_path / "piped"
+    assert run_cli("train", "-", "--out", out, *TINY, stdin=text).code == 0
+    refused("eval", out, code=1, names=["standard input"])
+    refused("train", "--resume", "--out", out, "--max-iters", 4, code=1, names=["standard input"])
+    assert "validation part" in run_cli("eval", out, "-", stdin=text).out
+    assert run_cli("train", "-", "--resume", "--out", out, "--max-iters", 4, stdin=text).code == 0
+
+
+def test_a_text_that_has_moved_is_told_and_can_be_named(run_cli, refused, run, text, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    config["minigpt"]["text"]["paths"] = ["gone.txt"]
+    (run / "config.json").write_text(json.dumps(config))
+    refused("eval", run, code=1, names=["my.txt", "gone.txt"])
+    (tmp_path / "there.txt").write_text(text)
+    assert run_cli("train", "there.txt", "--resume", "--out", run, "--max-iters", 3).code == 0
+    assert run_cli("eval", run).code == 0
+
+
+def test_resuming_with_a_lower_learning_rate_lowers_the_last_one_too(run_cli, run):
+    assert run_cli("train", "--resume", "--out", run, "--max-iters", 4, "--learning-rate", "1e-5").code == 0
+    train = json.loads((run / "config.json").read_text())["minigpt"]["train"]
+    assert (train["learning_rate"], train["min_lr"]) == (1e-5, pytest.approx(1e-6))
+
+
+def test_resuming_a_finished_run_changes_nothing(refused, run, tmp_path, run_cli):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "already at step 2 of 1" in run_cli("train", "--resume", "--out", run, "--max-iters", 1).err
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_dropped_characters_do_not_count_in_bits_per_character(run_cli, trained, text, tmp_path):
+    (tmp_path / "plain.txt").write_text(text[:500])
+    (tmp_path / "mixed.txt").write_text(text[:500] + "αβγ" * 500)
+    plain, mixed = (run_cli("eval", trained, name, "--unknown", "drop").out for name in ("plain.txt", "mixed.txt"))
+    assert plain.split("perplexity")[0] == mixed.split("perplexity")[0]
+
+
+@pytest.mark.parametrize("arguments", [["train", "my.txt", *TINY], ["--version"], ["info", "run"]])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(arguments, closed, run, text_file):
+    command = f"{sys.executable} -m minigpt {' '.join(map(str, arguments))} --out closed {closed}"
+    command = command if arguments[0] == "train" else command.replace("--out closed ", "")
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
