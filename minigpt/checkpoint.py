@@ -41,14 +41,10 @@ TEXT = {  # what a run says of its text
     **{"name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float},
     **{"tokenizer": str, "encoding": str, "val_fraction": float},
 }
-BEGINNINGS = {
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "metrics.jsonl",
-    "samples.jsonl",
-}
+# What a run has before its first weights are written.
+BEGINNINGS = set(
+    "config.json tokenizer.json tokenizer_config.json generation_config.json metrics.jsonl samples.jsonl".split()
+)
 
 
 class Run:
@@ -91,11 +87,10 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.iterdir():  # of a run that ended before its first checkpoint
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        save_tokenizer(corpus.tokenizer, folder, model.block_size)
-        write_file(
-            folder / "generation_config.json", to_json({"do_sample": True, "temperature": 1.0, "max_new_tokens": 200})
-        )
         write_file(folder / "config.json", to_json(hf_config(model) | {"minigpt": about}))
+        save_tokenizer(corpus.tokenizer, folder, model.block_size)
+        drawing = {"do_sample": True, "temperature": 1.0, "max_new_tokens": 200}
+        write_file(folder / "generation_config.json", to_json(drawing))
         return cls(folder, model, corpus.tokenizer, config, state, about)
 
     @classmethod
@@ -186,9 +181,17 @@ def check_new(folder: Path) -> None:
     if has_begun(folder):
         raise ValueError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    strange = {name for name in names - BEGINNINGS - {"checkpoints"} if not (name.startswith(".") and name.endswith(".tmp"))}
-    if strange:
+    kept = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
+    if kept and not (kept <= BEGINNINGS | {"checkpoints"} and _is_ours(folder / "config.json")):
         raise ValueError(f"{folder} is not empty; choose another --out")
+
+
+def _is_ours(path: Path) -> bool:
+    """True for the config.json of a run: the first file that is written, so the mark of a folder that is ours."""
+    try:
+        return "minigpt" in read_json(path)
+    except (OSError, ValueError):
+        return False
 
 
 def has_begun(folder: Path) -> bool:

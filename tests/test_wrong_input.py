@@ -454,11 +454,19 @@ def test_a_run_with_only_damaged_checkpoints_says_which_and_why(refused, run):
 def test_a_folder_where_a_run_never_got_going_can_be_used_again(run_cli, text_file, tmp_path):
     dead = tmp_path / "dead"
     (dead / "checkpoints").mkdir(parents=True)
-    for name in ("config.json", ".tokenizer.json.123.tmp", "metrics.jsonl"):
+    (dead / "config.json").write_text('{"minigpt": {}}')
+    for name in (".tokenizer.json.123.tmp", "metrics.jsonl"):
         (dead / name).write_text("{")
     assert run_cli("train", text_file, "--out", dead, *TINY).code == 0
     assert (dead / "model.safetensors").exists()
     assert not (dead / ".tokenizer.json.123.tmp").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "notes.txt"])
+def test_a_folder_with_files_of_somebody_else_is_left_alone(refused, text_file, tmp_path, name):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / name).write_text('{"model_type": "gpt2"}')
+    refused("train", text_file, "--out", "theirs", *TINY, names=["theirs is not empty"])
 
 
 def test_an_output_folder_below_a_file_is_refused_before_anything_is_read(refused, text_file):
