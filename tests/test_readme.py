@@ -54,6 +54,16 @@ def test_every_command_of_the_tour_works_in_the_order_of_the_page(folder):
         assert done.returncode == 0, done.stderr
 
 
+def test_make_run_trains_and_writes_and_names_the_next_commands(folder):
+    """The recipe itself, with this environment in the place of the one that it would set up."""
+    shutil.copy(ROOT / "Makefile", folder)
+    done = shell(f"make -o .venv/.installed run BIN={shlex.quote(str(Path(sys.executable).parent))}", folder)
+    assert done.returncode == 0, done.stderr
+    assert "GPT, " in done.stdout
+    assert "It is in runs/gpt" in done.stderr
+    assert done.stderr.split("Try next:")[1].count("runs/gpt") == 3
+
+
 def test_make_run_and_make_test_are_there_and_do_what_the_page_says():
     assert SHELL[:2] == ["make run", "make test"]
     for target, expected in (("run", "gpt.py"), ("test", "pytest"), ("check", "mypy")):
