@@ -20,13 +20,16 @@ import numpy as np
 import torch
 from machine import ROOT, describe, shakespeare, table
 
-from minigpt import GPT, Batches, CharTokenizer, GPTConfig, TrainConfig, load_corpus, train
+from minigpt import GPT, Batches, CharTokenizer, GPTConfig, TrainConfig, load_corpus, train, trainer
 
 BATCH, BLOCK, SHAPE = 12, 64, dict(n_layer=4, n_head=4, n_embd=128)
 STEPS = 20  # in one turn
 
 
-def our_step(corpus) -> Callable[[], object]:
+def our_step(corpus, plain: bool = False) -> Callable[[], object]:
+    """One training step; `plain`: without what speed.py does."""
+    if plain:
+        trainer.speed_up = lambda *_: None
     torch.manual_seed(1)
     model = GPT(GPTConfig(vocab_size=corpus.tokenizer.vocab_size, block_size=BLOCK, dropout=0.0, **SHAPE))
     config = TrainConfig(batch_size=BATCH, max_iters=10**6, eval_interval=10**6, eval_tokens=BLOCK, warmup_iters=100)
@@ -138,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, required=True, metavar="PATH", help="a clone of nanoGPT")
     parser.add_argument("--rounds", type=int, default=12, metavar="N", help="turns of each  [default: 12]")
-    parser.add_argument("--serve", choices=("minigpt", "nanogpt"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=("minigpt", "plain", "nanogpt"), help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if not (flags.nanogpt / "model.py").is_file():
         parser.error(f"{flags.nanogpt} has no model.py; name a clone of nanoGPT")
@@ -146,10 +149,15 @@ def main() -> None:
     corpus = load_corpus([text])
     if flags.serve:
         with tempfile.TemporaryDirectory() as folder:
-            serve(our_step(corpus) if flags.serve == "minigpt" else nanogpt_step(flags.nanogpt, corpus, folder))
+            theirs = flags.serve == "nanogpt"
+            serve(nanogpt_step(flags.nanogpt, corpus, folder) if theirs else our_step(corpus, flags.serve == "plain"))
         return
-    seconds = alternate(Served("minigpt", flags.nanogpt), Served("nanogpt", flags.nanogpt), flags.rounds)
+    nanogpt = Served("nanogpt", flags.nanogpt)
+    seconds = alternate(Served("minigpt", flags.nanogpt), nanogpt, flags.rounds)
     rows = [row("training, 0.80 M, 12 x 64, eager, fp32", BATCH * BLOCK, "tokens/s", *seconds)]
+    print(rows[-1], flush=True)
+    seconds = alternate(Served("plain", flags.nanogpt), nanogpt, flags.rounds)
+    rows.append(row("the same without speed.py", BATCH * BLOCK, "tokens/s", *seconds))
     print(rows[-1], flush=True)
     ascii_text = Path(text).read_text() * 20
     rows.append(encoding_row(f"characters to ids, {len(ascii_text) / 1e6:.0f} M of ASCII", ascii_text, 5))

@@ -46,9 +46,10 @@ class Batches:
 
 
 def sweep(data: np.ndarray, block_size: int, batch_size: int, max_tokens: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every token after the first as a target exactly once: (idx, targets) over windows that do not overlap.
+    """Every token after the first as a target exactly once, in windows that do not overlap.
 
-    The last window may be shorter. With max_tokens, about so many targets, in whole windows spread evenly over the data.
+    data (number of tokens,) -> idx, targets (up to batch_size, block_size), int64, again and again. The last window may be
+    shorter. With max_tokens, about so many targets, in whole windows spread evenly over the data.
     """
     n_windows = (len(data) - 1) // block_size
     starts = np.arange(n_windows) * block_size

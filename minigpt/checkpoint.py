@@ -37,14 +37,16 @@ from .trainer import Metrics, TrainState
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
 MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT)}
+# fmt: off
 TEXT = {  # what a run says of its text
-    **{"name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float},
-    **{"tokenizer": str, "encoding": str, "val_fraction": float},
+    "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,
+    "tokenizer": str, "encoding": str, "val_fraction": float,
 }
-# What a run has before its first weights are written.
-BEGINNINGS = set(
-    "config.json tokenizer.json tokenizer_config.json generation_config.json metrics.jsonl samples.jsonl".split()
-)
+BEGINNINGS = {  # what a run can have before its first weights are written
+    "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+    "metrics.jsonl", "samples.jsonl", "checkpoints",
+}
+# fmt: on
 
 
 class Run:
@@ -182,7 +184,7 @@ def check_new(folder: Path) -> None:
         raise ValueError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     kept = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
-    if kept and not (kept <= BEGINNINGS | {"checkpoints"} and _is_ours(folder / "config.json")):
+    if kept and not (kept <= BEGINNINGS and _is_ours(folder / "config.json")):
         raise ValueError(f"{folder} is not empty; choose another --out")
 
 
@@ -260,6 +262,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 
 
 def hf_config(model: LanguageModel) -> dict[str, Any]:
+    """The config.json of a model, with its type, as transformers reads it."""
     return {"model_type": model.model_type, **model.to_hf()[0]}
 
 

@@ -68,9 +68,14 @@ class Corpus:
         """Of the validation part: 1 for characters; for bytes, how many a character takes on average."""
         return len(self.val) / max(1, self.tokenizer.count_characters(self.val))
 
+    @property
+    def unit(self) -> str:
+        """What a token is."""
+        return "bytes" if self.config.tokenizer == "byte" else "characters"
+
     def check(self, block_size: int) -> None:
         """Raise ValueError, with the block size that would fit, unless train and val both hold a block and one token."""
-        n, need, unit = len(self.ids), block_size + 1, "bytes" if self.config.tokenizer == "byte" else "characters"
+        n, need, unit = len(self.ids), block_size + 1, self.unit
         if min(self.n_train, len(self.val)) >= need:
             return
         enough = math.ceil(need / min(self.config.val_fraction, 1 - self.config.val_fraction))
@@ -87,9 +92,8 @@ class Corpus:
 
     def describe(self) -> str:
         """One line for people: which text this is, and how it is cut."""
-        unit = "bytes" if self.config.tokenizer == "byte" else "characters"
         return (
-            f"{self.name}: {self.characters:,} characters, {self.tokenizer.vocab_size:,} different {unit}; "
+            f"{self.name}: {self.characters:,} characters, {self.tokenizer.vocab_size:,} different {self.unit}; "
             f"{len(self.train):,} training tokens, {len(self.val):,} validation tokens"
         )
 

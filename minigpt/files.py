@@ -108,6 +108,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def sha256(data: bytes) -> str:
+    """The SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -1,4 +1,6 @@
-"""The same arithmetic in less time, on processors. Applied to a finished model from outside; the result is the same.
+"""The same arithmetic in less time, on processors. Applied to a finished model from outside.
+
+The results are the same up to rounding.
 
 Matrix products: torch multiplies on x86 with Intel's MKL, which gives processors of other makers half of what they can do;
 its convolutions go through oneDNN, which does not. A linear layer is a convolution of width 1, so it can take that way.
@@ -20,7 +22,9 @@ from torch import Tensor
 
 
 class ConvolutionalLinear(nn.Linear):
-    """A linear layer, x (..., in) -> (..., out), computed as a convolution of width 1. Same parameters, same results.
+    """A linear layer, x (..., in) -> (..., out), computed as a convolution of width 1.
+
+    Same parameters, same sums up to rounding.
 
     Every position is a pixel of an image with `in` channels. Channels come last in memory, as x has them already, so
     nothing is copied.
@@ -36,7 +40,8 @@ def speed_up(model: nn.Module, device: torch.device) -> None:
     """Make training on a processor faster; on other devices do nothing. Changes how, never what, is computed.
 
     Measured on two cores of an AMD EPYC with AVX-512, 0.80 M parameters: a training step in 0.73 of the time by the
-    convolutions (450 instead of 205 GFLOP/s), and in 0.88 of that by keeping memory (docs/decisions.md).
+    convolutions (450 instead of 205 GFLOP/s), and in 0.88 of that by keeping memory.
+    benchmarks/speed.py measures both together.
     """
     if device.type != "cpu":
         return

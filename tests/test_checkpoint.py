@@ -24,6 +24,7 @@ from minigpt.checkpoint import free_folder
 from minigpt.config import DataConfig
 from minigpt.engine import start_ids
 from minigpt.files import damage, read_json, read_lines
+from minigpt.trainer import NonFiniteLoss, bits_per_char
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run-format-1"
 SETTINGS = dict(batch_size=8, max_iters=12, eval_interval=4, warmup_iters=2, learning_rate=3e-3)
@@ -128,20 +129,20 @@ def test_a_run_is_opened_by_gpt_from_pretrained_too(finished):
 # ---- saving and loading --------------------------------------------------------------------------------------------
 
 
-def test_a_run_directory_holds_what_is_documented(finished):
-    run, _ = finished
-    assert {path.name for path in run.folder.iterdir()} == {
-        "config.json",
-        "model.safetensors",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "README.md",
-        "metrics.jsonl",
-        "samples.jsonl",
-        "checkpoints",
-    }
-    assert set(checkpoint_bytes(run.folder)) == {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"}
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, text_file):
+    run, corpus = make_run(tmp_path / "run", text_file)
+    batches = Batches(corpus.train, 8, 32, run.config.seed)
+    steps = train(run.model, batches, corpus.val, run.config, run.state)
+    for _ in range(7):  # the untrained model and six steps
+        run.record(next(steps))
+    with torch.no_grad():
+        run.model.ln_f.weight[0] = float("nan")
+    with pytest.raises(NonFiniteLoss, match="at step 7"):
+        next(steps)
+    resumed, skipped = Run.resume(run.folder)
+    assert (resumed.state.step, skipped) == (4, [])
+    for model in (resumed.model, load(run.folder)[0]):
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_the_model_is_the_best_and_the_checkpoint_the_last(tmp_path, text_file):
@@ -258,8 +259,6 @@ def test_samples_are_written_with_one_prompt_and_one_seed(finished):
 
 
 def test_bits_per_character_do_not_depend_on_the_tokenizer():
-    from minigpt.trainer import bits_per_char
-
     assert bits_per_char(math.log(2)) == pytest.approx(1)
     assert bits_per_char(math.log(256) / 8, tokens_per_char=2) == pytest.approx(2)
 

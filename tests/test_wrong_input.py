@@ -1,8 +1,10 @@
 """Whatever a person gives that cannot be used is refused in a sentence or two, and leaves no trace."""
 
 import json
+import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -534,3 +536,19 @@ def test_closed_streams_are_no_reason_to_fail(arguments, closed, run, text_file)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes break differently there")
+def test_training_goes_on_when_nobody_reads_its_progress_any_more(text_file, tmp_path):
+    command = [sys.executable, "-m", "minigpt", "train", "my.txt", "--out", "run", *map(str, TINY)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002").exists()
+
+
+def test_commands_that_are_shown_can_be_pasted(run_cli, text_file, tmp_path):
+    shown = run_cli("train", text_file, "--out", tmp_path / "my run é", *TINY).err
+    command = next(line for line in shown.splitlines() if " generate " in line)
+    assert shlex.split(command.split(" generate ")[1])[0] == str(tmp_path / "my run é")
+    assert "minigpt generate 'my run é'" in (tmp_path / "my run é" / "README.md").read_text(encoding="utf-8")
