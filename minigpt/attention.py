@@ -59,23 +59,23 @@ class MultiHeadAttention(nn.Module):
     Unlike a list of Heads: one matrix makes all queries, keys and values, and one fused call weighs and sums them.
     """
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
         assert n_embd % n_head == 0
         self.n_head, self.dropout = n_head, dropout
-        self.qkv = nn.Linear(n_embd, 3 * n_embd)
-        self.proj = nn.Linear(n_embd, n_embd)
+        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias)
+        self.proj = nn.Linear(n_embd, n_embd, bias)
         self.proj_dropout = nn.Dropout(dropout)
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of every head: x (B, T, C) -> three times (B, nh, T, hs)."""
+    def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of every head: x (B, T, C), at positions from `start` -> three times (B, nh, T, hs)."""
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
         return q, k, v
 
     def forward(self, x: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
-        q, k, v = self.heads(x)
+        q, k, v = self.heads(x, cache.length if cache else 0)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, nh, S, hs): the past and the present
         T, S = q.shape[-2], k.shape[-2]

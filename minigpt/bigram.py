@@ -30,6 +30,11 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """The sizes in a config.json, by our names (see GPTConfig). Raises ValueError for what is missing."""
+        raise NotImplementedError
+
+    @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "LanguageModel":
         """The inverse of to_hf. Raises ValueError for what cannot be this model."""
         raise NotImplementedError
@@ -57,9 +62,13 @@ class BigramLanguageModel(LanguageModel):
         return config, {"token_table.weight": self.token_table.weight.detach()}
 
     @classmethod
+    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(("vocab_size", "block_size"), required(config, "vocab_size", "block_size"), strict=True))
+
+    @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BigramLanguageModel":
         with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(*required(config, "vocab_size", "block_size"))
+            model = cls(**cls.shape_from_hf(config))
         load_weights(model, tensors)
         return model
 

@@ -32,11 +32,12 @@ from .corpus import Corpus
 from .engine import write
 from .files import append_line, damage, read_json, read_lines, read_tensors, to_json, write_file, write_folder
 from .model import GPT
+from .modern import ModernGPT
 from .tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from .trainer import Metrics, TrainState
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
-MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT)}
+MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT, ModernGPT)}
 # fmt: off
 TEXT = {  # what a run says of its text
     "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,

@@ -4,7 +4,7 @@ Attention by itself is a bag: it does not know which token came first. The posit
 embedding, tells it. Everything else was built in the files above; here it is put together with GPT-2's exact details,
 so that transformers, llama.cpp and others open what we train, and we open what they hold.
 
-Next: sampling.py
+Next: modern.py
 """
 
 import math
@@ -23,6 +23,20 @@ from .config import GPTConfig
 from .files import read_json, read_tensors
 
 
+def init_weights(model: nn.Module, n_layer: int) -> None:
+    """GPT-2's start: normal with deviation 0.02, less for the 2 * n_layer outputs that are added to the residual.
+
+    Source: Radford et al. 2019, section 2.3.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith(("proj.weight", "down.weight")):
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer))
+        elif parameter.dim() == 2:
+            nn.init.normal_(parameter, std=0.02)
+
+
 class GPT(LanguageModel):
     """GPT-2. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3."""
 
@@ -38,17 +52,7 @@ class GPT(LanguageModel):
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.tok_emb.weight  # tied: a token's score is how well the output matches its embedding
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """GPT-2's start: normal with deviation 0.02, less for the 2 * n_layer outputs that are added to the residual."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif name.endswith(("proj.weight", "down.weight")):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
-            elif parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02)
+        init_weights(self, config.n_layer)
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, cache: list[KeyValueCache] | None = None
@@ -63,13 +67,17 @@ class GPT(LanguageModel):
             raise ValueError(
                 f"{read + T} tokens do not fit in a context of block_size {self.block_size}; give the last ones"
             )
-        positions = torch.arange(read, read + T, device=idx.device)  # (T,)
-        x = self.drop(self.tok_emb(idx) + self.pos_emb(positions))  # (B, T, C)
+        x = self.drop(self.embed(idx, read))  # (B, T, C)
         for i, block in enumerate(self.blocks):
             x = block(x, cache[i] if cache else None)
         logits = self.lm_head(self.ln_f(x))  # (B, T, V)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss
+
+    def embed(self, idx: Tensor, start: int = 0) -> Tensor:
+        """What is known of each token before it looks around: idx (B, T), at positions from `start` -> (B, T, C)."""
+        positions = torch.arange(start, start + idx.shape[1], device=idx.device)  # (T,)
+        return self.tok_emb(idx) + self.pos_emb(positions)  # (B, T, C)
 
     def make_cache(self, batch_size: int = 1) -> list[KeyValueCache]:
         """An empty memory for generation, one for each block."""
@@ -105,18 +113,22 @@ class GPT(LanguageModel):
         return config, tensors
 
     @classmethod
+    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
+        names = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+        ours = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+        return dict(zip(ours, required(config, *names), strict=True)) | {"dropout": config.get("resid_pdrop", 0.1)}
+
+    @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "GPT":
         """A GPT from the config.json and the tensors of a GPT-2. Raises ValueError for one with other details."""
-        vocab_size, block_size, n_layer, n_head, n_embd = required(
-            config, "vocab_size", "n_positions", "n_layer", "n_head", "n_embd"
-        )
+        shape = GPTConfig(**cls.shape_from_hf(config))
         for key, ours in GPT2_DETAILS.items():
             if config.get(key, ours) not in (ours, "gelu_pytorch_tanh" if key == "activation_function" else ours):
                 raise ValueError(f"this GPT-2 has {key} = {config[key]!r}; only {ours!r} can be loaded")
-        if config.get("n_inner") not in (None, 4 * n_embd):
+        if config.get("n_inner") not in (None, 4 * shape.n_embd):
             raise ValueError(f"this GPT-2 has n_inner = {config['n_inner']}; only 4 * n_embd can be loaded")
         with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, config.get("resid_pdrop", 0.1)))
+            model = cls(shape)
         stored = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
         weights: dict[str, Tensor] = {}
         for name, _ in model.named_parameters():

@@ -1,0 +1,223 @@
+"""The same GPT with the parts that changed since: what a model of today is made of.
+
+    rotary positions    the place of a token turns its query and key; the learned position table goes
+    RMSNorm, QK-norm    only the scale is normalised, not the mean; queries and keys get a norm of their own
+    SwiGLU              the feed-forward has a gate: one product decides how much of another passes
+
+No biases. These are Qwen3's exact details, so Qwen3ForCausalLM of transformers opens what we train, and so do llama.cpp
+and others. Each part is a rung of the ladder.
+
+Next: rungs.py
+"""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import MultiHeadAttention
+from .bigram import load_weights, required
+from .block import Block
+from .config import GPTConfig
+from .model import GPT, init_weights
+
+ROPE_THETA = 10_000.0  # wavelengths from 2π to 2π * 10,000 positions
+NORM_EPS = 1e-6
+
+
+def rotate(x: Tensor, start: int = 0) -> Tensor:
+    """Turn each pair of channels (i, i + hs/2) by position * θ^(-2i/hs). x (..., T, hs), T positions from `start` -> same.
+
+    A query turned by m and a key turned by n meet at the angle m - n: attention feels how far away a token is, and needs
+    no table of positions. Source: Su et al. 2021, equation 34 (arXiv:2104.09864).
+    """
+    T, hs = x.shape[-2:]
+    frequencies = ROPE_THETA ** -(torch.arange(0, hs, 2, device=x.device, dtype=torch.float32) / hs)  # (hs/2,)
+    positions = torch.arange(start, start + T, device=x.device, dtype=torch.float32)  # (T,)
+    angles = torch.outer(positions, frequencies)  # (T, hs/2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    left, right = x.chunk(2, dim=-1)  # 2 x (..., T, hs/2)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)  # (..., T, hs)
+
+
+class RotaryAttention(MultiHeadAttention):
+    """MultiHeadAttention that knows positions by rotation. x (B, T, C) -> (B, T, C)."""
+
+    def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().heads(x, start)
+        return rotate(q, start), rotate(k, start), v
+
+
+class NormedAttention(MultiHeadAttention):
+    """RotaryAttention without biases, whose queries and keys are normalised before they turn. x (B, T, C) -> (B, T, C).
+
+    So no score can exceed what the gains allow, and softmax never saturates by accident.
+    Source: Henry et al. 2020 (arXiv:2010.04245).
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
+        super().__init__(n_embd, n_head, dropout, bias=False)
+        self.q_norm = nn.RMSNorm(n_embd // n_head, NORM_EPS)
+        self.k_norm = nn.RMSNorm(n_embd // n_head, NORM_EPS)
+
+    def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().heads(x, start)
+        return rotate(self.q_norm(q), start), rotate(self.k_norm(k), start), v
+
+
+class SwiGLU(nn.Module):
+    """A feed-forward with a gate: down(silu(gate(x)) * up(x)). x (B, T, C) -> (B, T, C).
+
+    Three matrices of width 8/3 C hold as much as the two of width 4 C before.
+    Source: Shazeer 2020, equation 6 (arXiv:2002.05202).
+    """
+
+    def __init__(self, n_embd: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.gate = nn.Linear(n_embd, swiglu_width(n_embd), bias=False)
+        self.up = nn.Linear(n_embd, swiglu_width(n_embd), bias=False)
+        self.down = nn.Linear(swiglu_width(n_embd), n_embd, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(F.silu(self.gate(x)) * self.up(x)))
+
+
+def swiglu_width(n_embd: int) -> int:
+    """8/3 n_embd, rounded up to a multiple of 8: 384 -> 1024."""
+    return -(-8 * n_embd // 24) * 8
+
+
+class ModernBlock(Block):
+    """A Block whose four parts are today's. x (B, T, C) -> (B, T, C).
+
+    Source of RMSNorm: Zhang and Sennrich 2019, equation 4 (arXiv:1910.07467).
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
+        super().__init__(n_embd, n_head, dropout)
+        self.ln_1 = nn.RMSNorm(n_embd, NORM_EPS)
+        self.attn = NormedAttention(n_embd, n_head, dropout)
+        self.ln_2 = nn.RMSNorm(n_embd, NORM_EPS)
+        self.mlp = SwiGLU(n_embd, dropout)
+
+
+class ModernGPT(GPT):
+    """A GPT without a position table, of ModernBlocks: Qwen3, with as many key heads as query heads.
+
+    Source: Yang et al. 2025, "Qwen3 Technical Report", section 2 (arXiv:2505.09388).
+    """
+
+    model_type = "qwen3"
+
+    def __init__(self, config: GPTConfig) -> None:
+        if config.n_embd // config.n_head % 2:
+            raise ValueError(
+                f"n_embd / n_head is {config.n_embd // config.n_head}; rotary positions turn pairs of channels, "
+                "so it must be an even number"
+            )
+        super().__init__(config)
+        del self.pos_emb
+        self.blocks = nn.ModuleList(ModernBlock(config.n_embd, config.n_head, config.dropout) for _ in range(config.n_layer))
+        self.ln_f = nn.RMSNorm(config.n_embd, NORM_EPS)
+        init_weights(self, config.n_layer)
+
+    def embed(self, idx: Tensor, start: int = 0) -> Tensor:
+        return self.tok_emb(idx)  # attention turns by the positions
+
+    # ---- the same model in transformers' names -------------------------------------------------------------------------
+
+    def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """config.json and tensors of a Qwen3ForCausalLM with the same weights."""
+        c = self.config
+        config = {
+            "architectures": ["Qwen3ForCausalLM"],
+            "vocab_size": c.vocab_size,
+            "max_position_embeddings": c.block_size,
+            "hidden_size": c.n_embd,
+            "intermediate_size": swiglu_width(c.n_embd),
+            "num_hidden_layers": c.n_layer,
+            "num_attention_heads": c.n_head,
+            "num_key_value_heads": c.n_head,
+            "head_dim": c.n_embd // c.n_head,
+            "attention_dropout": c.dropout,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "dtype": "float32",
+            "rope_theta": ROPE_THETA,  # transformers 4 reads this, 5 the next
+            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
+            **QWEN3_DETAILS,
+        }
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters():
+            theirs = _qwen3_names(name)
+            tensors.update(zip(theirs, (part.contiguous() for part in parameter.detach().chunk(len(theirs))), strict=True))
+        return config, tensors
+
+    @classmethod
+    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
+        names = ("vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size")
+        ours = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+        return dict(zip(ours, required(config, *names), strict=True)) | {"dropout": config.get("attention_dropout", 0.0)}
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "ModernGPT":
+        """A ModernGPT from the config.json and the tensors of a Qwen3. Raises ValueError for one with other details."""
+        shape = GPTConfig(**cls.shape_from_hf(config))
+        details = {
+            "intermediate_size": swiglu_width(shape.n_embd),
+            "num_key_value_heads": shape.n_head,
+            "head_dim": shape.n_embd // shape.n_head,
+            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
+            **QWEN3_DETAILS,
+        }
+        for key, ours in details.items():
+            if config.get(key, ours) != ours:
+                raise ValueError(f"this Qwen3 has {key} = {config[key]!r}; only {ours!r} can be loaded")
+        with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
+            model = cls(shape)
+        stored = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+        weights: dict[str, Tensor] = {}
+        for name, _ in model.named_parameters():
+            parts = [stored.pop(theirs) for theirs in _qwen3_names(name) if theirs in stored]
+            if parts:
+                weights[name] = torch.cat(parts)
+        load_weights(model, weights | stored)
+        model.lm_head.weight = model.tok_emb.weight
+        return model
+
+
+# What a Qwen3 can be in transformers, and is here.
+QWEN3_DETAILS = {
+    "hidden_act": "silu",
+    "rms_norm_eps": NORM_EPS,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "use_sliding_window": False,
+}
+
+# Our names -> transformers' names; our one matrix of queries, keys and values is three of theirs.
+QWEN3_NAMES = {
+    "tok_emb": ["embed_tokens"],
+    "ln_f": ["norm"],
+    "ln_1": ["input_layernorm"],
+    "attn.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attn.q_norm": ["self_attn.q_norm"],
+    "attn.k_norm": ["self_attn.k_norm"],
+    "attn.proj": ["self_attn.o_proj"],
+    "ln_2": ["post_attention_layernorm"],
+    "mlp.gate": ["mlp.gate_proj"],
+    "mlp.up": ["mlp.up_proj"],
+    "mlp.down": ["mlp.down_proj"],
+}
+
+
+def _qwen3_names(name: str) -> list[str]:
+    """blocks.0.attn.proj.weight -> ["model.layers.0.self_attn.o_proj.weight"]."""
+    module = name.removesuffix(".weight")
+    if module.startswith("blocks."):
+        _, layer, part = module.split(".", 2)
+        return [f"model.layers.{layer}.{theirs}.weight" for theirs in QWEN3_NAMES[part]]
+    return [f"model.{theirs}.weight" for theirs in QWEN3_NAMES[module]]
