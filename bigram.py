@@ -11,9 +11,9 @@ import torch
 
 from minigpt import Batches, BigramLanguageModel, Progress, Run, SampleConfig, TrainConfig, load, load_corpus, train, write
 from minigpt.checkpoint import free_folder
-from minigpt.cli import choose_device, program
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
+from minigpt.program import choose_device, program
 
 BLOCK_SIZE = 8  # characters in a window: eight lessons of "after this one comes that one"
 HYPERPARAMETERS = {

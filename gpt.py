@@ -11,9 +11,9 @@ import torch
 
 from minigpt import GPT, Batches, GPTConfig, Progress, Run, SampleConfig, TrainConfig, load, load_corpus, train, write
 from minigpt.checkpoint import free_folder
-from minigpt.cli import choose_device, one_of, program
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
+from minigpt.program import choose_device, one_of, program
 
 HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
     "n_layer": (4, 6),  # blocks, stacked

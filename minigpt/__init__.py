@@ -11,6 +11,8 @@ Read the files in this order; each imports only files above it.
     attention   who looks at whom: attention_weights, Head, MultiHeadAttention
     block       FeedForward; Block = communicate, then compute
     model       GPT, with GPT-2's exact details
+    modern      ModernGPT: rotary positions, RMSNorm, QK-norm, SwiGLU; Qwen3's exact details
+    rungs       every step from the bigram to the modern GPT, one idea each
     sampling    logits -> one id: temperature, top-k, top-p
     engine      generate() -> yields ids; how a GPT writes
     optim       AdamW and the learning-rate schedule
@@ -18,8 +20,13 @@ Read the files in this order; each imports only files above it.
     trainer     evaluate(), train() -> yields Metrics
     card        the model card: what a run says of itself to a stranger
     checkpoint  the run directory: save, load, resume
+    explain     attention maps, logit lens, surprise of each character, through hooks
+    check       a learner's own model, tested from outside
     console     what a person sees: the architecture, progress, the end
-    cli         minigpt train | generate | eval | info; the only file that parses arguments
+    program     how a program begins and ends: flags, mistakes in plain words, exit codes
+    cli         minigpt train | generate | eval | info | explain | check | ladder
+
+    ladder/     the rungs trained, measured, compared and broken; nothing above imports it
 """
 
 import importlib
@@ -46,6 +53,8 @@ _PUBLIC = {
     "FeedForward": "block",
     "Block": "block",
     "GPT": "model",
+    "ModernGPT": "modern",
+    "RUNGS": "rungs",
     "generate": "engine",
     "write": "engine",
     "Metrics": "trainer",

@@ -41,11 +41,11 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 class Head(nn.Module):
     """One head of masked self-attention. x (B, T, C) -> (B, T, hs)."""
 
-    def __init__(self, n_embd: int, head_size: int, dropout: float = 0.0) -> None:
+    def __init__(self, n_embd: int, head_size: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        self.query = nn.Linear(n_embd, head_size)  # what am I looking for?
-        self.key = nn.Linear(n_embd, head_size)  # what do I hold?
-        self.value = nn.Linear(n_embd, head_size)  # what do I say to those who find me?
+        self.query = nn.Linear(n_embd, head_size, bias)  # what am I looking for?
+        self.key = nn.Linear(n_embd, head_size, bias)  # what do I hold?
+        self.value = nn.Linear(n_embd, head_size, bias)  # what do I say to those who find me?
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

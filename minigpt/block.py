@@ -41,10 +41,10 @@ class Block(nn.Module):
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(n_embd)
+        self.ln_1: nn.Module = nn.LayerNorm(n_embd)
         self.attn = MultiHeadAttention(n_embd, n_head, dropout)
-        self.ln_2 = nn.LayerNorm(n_embd)
-        self.mlp = FeedForward(n_embd, dropout)
+        self.ln_2: nn.Module = nn.LayerNorm(n_embd)
+        self.mlp: nn.Module = FeedForward(n_embd, dropout)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache)  # communicate

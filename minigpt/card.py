@@ -12,16 +12,15 @@ from .config import SampleConfig
 from .files import read_lines
 from .trainer import TrainState, bits_per_char
 
+KINDS = {"gpt2": "GPT-2", "qwen3": "Qwen3"}  # what transformers opens
 SAMPLE = SampleConfig(max_new_tokens=200, seed=1337)  # how the text of the card, and of every evaluation, is drawn
 
 
 def model_card(folder: Path, model: LanguageModel, about: dict[str, Any], state: TrainState, sample: str) -> str:
     """What the model is, what it read, how well it learned, how to use it. `about`: its config.json, part "minigpt"."""
     text, training = about["text"], about["train"]
-    config, _ = model.to_hf()
     kind, n_params = type(model).__name__, sum(p.numel() for p in model.parameters())
-    sizes = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
-    shape = ", ".join(f"{name} {config[name]}" for name in sizes if name in config)
+    shape = ", ".join(f"{name} {value}" for name, value in model.shape_from_hf(model.to_hf()[0]).items())
     per_char, name = text["tokens_per_char"], shlex.quote(folder.name)
     curve = "\n".join(_curve_row(line, per_char) for line in read_lines(folder / "metrics.jsonl") if "val_loss" in line)
     written = "\n".join("    " + line for line in sample.splitlines())
@@ -50,7 +49,7 @@ minigpt generate {name}
 minigpt eval {name}
 minigpt info {name}
 ```
-{_transformers(folder.name, model.block_size) if model.model_type == "gpt2" else ""}
+{_transformers(KINDS[model.model_type], folder.name, model.block_size) if model.model_type in KINDS else ""}
 ## How it learned
 
 | step | train loss | val loss | bits/character |
@@ -67,10 +66,10 @@ Seed {SAMPLE.seed}, temperature {SAMPLE.temperature:g}:
 """
 
 
-def _transformers(name: str, block_size: int) -> str:
+def _transformers(kind: str, name: str, block_size: int) -> str:
     """How to open it without this package."""
     return f"""
-It is a GPT-2 in transformers' format:
+It is a {kind} in transformers' format:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

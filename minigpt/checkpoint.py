@@ -9,7 +9,7 @@
 
 The directory is a Hugging Face model: AutoModelForCausalLM.from_pretrained("runs/NAME") opens it. No pickle anywhere.
 
-Next: console.py
+Next: explain.py
 """
 
 import json
@@ -33,11 +33,12 @@ from .engine import write
 from .files import append_line, damage, read_json, read_lines, read_tensors, to_json, write_file, write_folder
 from .model import GPT
 from .modern import ModernGPT
+from .rungs import Stack
 from .tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from .trainer import Metrics, TrainState
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
-MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT, ModernGPT)}
+MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT, ModernGPT, Stack)}
 # fmt: off
 TEXT = {  # what a run says of its text
     "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,

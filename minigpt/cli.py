@@ -1,61 +1,27 @@
-"""The command line: minigpt train | generate | eval | info. The only file that parses arguments.
+"""The command line: minigpt train | generate | eval | info | explain | check | ladder. Here arguments become calls.
 
-The flags of `train` and `generate` are the fields of the config classes. Nothing heavy is imported before a command runs,
-so --help is there at once. A user's mistake ends in a sentence or two and exit code 2 (how it was called) or 1 (the rest).
+The flags of `train` and `generate` are the fields of the config classes.
 """
 
 import difflib
-import inspect
+import json
 import math
 import os
 import sys
 import tomllib
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import click
 
 from . import __version__
 from .config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict
+from .program import DEVICE, SETTINGS, choose_device, flags, one_of, run as run_command, usage
 
-DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
+ARCHITECTURES = {"gpt": "gpt2", "modern": "qwen3", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
 UNKNOWN = "what to do with a character that the model never saw: error, drop"
-
-
-# ---- flags from fields -------------------------------------------------------------------------------------------------
-
-
-def _flags(*configs: type, leave_out: Sequence[str] = (), by_size: bool = False) -> Callable[[Any], Any]:
-    """Give a command a flag for each field of the configs. A flag that was not given arrives as None."""
-
-    def add(command: Any) -> Any:
-        for config in reversed(configs):
-            hints = get_type_hints(config)
-            for f in reversed(fields(config)):
-                if f.name not in leave_out:
-                    _flag(f, hints[f.name], by_size)(command)
-        return command
-
-    return add
-
-
-def _flag(f: Any, hint: Any, by_size: bool) -> Callable[[Any], Any]:
-    about, kind = f.metadata, (get_args(hint) or (hint,))[0]
-    text = about["help"]
-    if about["choices"]:
-        text += f": {', '.join(about['choices'])}"
-    if by_size and any(f.name in recipe for recipe in RECIPES.values()):
-        text += "  [default: by size]"
-    elif f.default is not None:
-        text += f"  [default: {f.default}]"
-    envvar = "MINIGPT_MAX_ITERS" if f.name == "max_iters" else None
-    metavar = {int: "N", float: "X", str: "TEXT"}[kind]
-    name = f"--{f.name.replace('_', '-')}"
-    return click.option(name, type=kind, default=None, metavar=metavar, help=text, envvar=envvar, show_envvar=True)
 
 
 def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | None) -> dict[str, Any]:
@@ -76,25 +42,11 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
     return values
 
 
-@contextmanager
-def _usage():
-    """Values that cannot be: the fault is in how the program was called."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-
-
 # ---- commands ----------------------------------------------------------------------------------------------------------
 
 RECIPE_LINES = [
     f"  {name:<8} " + " ".join(f"{key}={value:g}" for key, value in recipe.items()) for name, recipe in RECIPES.items()
 ]
-SETTINGS: Any = {
-    "help_option_names": ["-h", "--help"],
-    "token_normalize_func": lambda name: name.replace("_", "-"),
-    "max_content_width": 120,
-}
 
 
 class _Commands(click.Group):
@@ -123,7 +75,7 @@ def cli() -> None:
 @click.option(
     "--resume", is_flag=True, default=None, help="go on with the run in --out (or the latest) from its last checkpoint"
 )
-@click.option("--arch", metavar="NAME", help="architecture: gpt, bigram  [default: gpt]")
+@click.option("--arch", metavar="NAME", help=f"architecture: {', '.join(ARCHITECTURES)}  [default: gpt]")
 @click.option(
     "--size",
     metavar="NAME",
@@ -138,7 +90,7 @@ def cli() -> None:
     metavar="FILE",
     help="TOML file with any of these flags as keys, such as n_layer = 6; flags given by hand win",
 )
-@_flags(GPTConfig, TrainConfig, DataConfig, leave_out=["vocab_size"], by_size=True)
+@flags(GPTConfig, TrainConfig, DataConfig, leave_out=["vocab_size"], by_size=True)
 def train(config_file: dict[str, Any], **flags: Any) -> None:
     """Train a model on TEXT: files, folders (every *.txt in them), or - for standard input.
 
@@ -164,13 +116,13 @@ def train(config_file: dict[str, Any], **flags: Any) -> None:
 
 
 def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
-    arch = one_of("arch", given.get("arch", "gpt"), ("gpt", "bigram"))
+    arch = one_of("arch", given.get("arch", "gpt"), tuple(ARCHITECTURES))
     size = one_of("size", given.get("size", "auto"), ("auto", *SIZES))
     out = given.get("out")
-    with _usage():  # what no device could accept is refused before torch is loaded
+    with usage():  # what no device could accept is refused before torch is loaded
         data_config = from_dict(DataConfig, given)
         _text("out", out)
-        if size == "auto" and arch == "gpt":
+        if size == "auto" and arch != "bigram":
             _configs(arch, _fitting_size(given), given)
         else:
             _configs(arch, size, given)
@@ -182,11 +134,12 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     from .console import architecture, say
     from .corpus import load_corpus
     from .model import GPT
+    from .modern import ModernGPT
 
     device = choose_device(given.get("device", "auto"))
     if size == "auto":
         size = "small" if device == "cpu" else "lecture"
-    with _usage():
+    with usage():
         gpt_config, train_config = _configs(arch, size, given)
     if out is not None:
         check_new(Path(out))
@@ -203,34 +156,33 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     else:
         gpt_config = from_dict(GPTConfig, vars(gpt_config) | {"vocab_size": vocab_size})
         _check_memory(gpt_config.n_params)
-        model = GPT(gpt_config)
+        model = {"gpt": GPT, "modern": ModernGPT}[arch](gpt_config)
     model.to(device)
     say(
         f"\n{architecture(model)}\n\nOn {_device_name(device)}, {train_config.max_iters:,} steps "
         f"of {_tokens(train_config, gpt_config):,} tokens."
     )
-    name = _slug(corpus.name) + ("-bigram" if arch == "bigram" else "")
+    name = _slug(corpus.name) + ("" if arch == "gpt" else f"-{arch}")
     folder = free_folder(Path("runs") / name) if out is None else Path(out)
     say(f"Run: {folder}\n")
     _follow(lambda: Run.create(folder, model, corpus, train_config), corpus)
 
 
 def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
-    with _usage():
+    with usage():
         _text("out", given.get("out"))
     out = Path(given.get("out") or _latest_run())
 
-    from .checkpoint import Run, fitting_tokenizer, read_run_config
+    from .checkpoint import MODELS, Run, fitting_tokenizer, read_run_config
     from .console import say
     from .corpus import load_corpus
 
     config_file = read_run_config(out)
     about = config_file["minigpt"]
     fixed = {
-        "arch": "bigram" if config_file["model_type"] == "minigpt-bigram" else "gpt",
-        "block_size": config_file.get("n_positions", config_file.get("block_size")),
-        "dropout": config_file.get("resid_pdrop"),
-        **{name: config_file.get(name) for name in ("n_layer", "n_head", "n_embd")},
+        "arch": next((name for name, kind in ARCHITECTURES.items() if kind == config_file["model_type"]), "a rung"),
+        **dict.fromkeys(("n_layer", "n_head", "n_embd", "dropout")),  # what a bigram has not
+        **MODELS[config_file["model_type"]].shape_from_hf(config_file),
         **{name: about["text"][name] for name in ("tokenizer", "encoding", "val_fraction")},
     }
     for name, value in given.items():
@@ -241,7 +193,7 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     if "size" in given:
         raise click.UsageError("size is for a new run; a run that goes on keeps its own")
     changes = {name: value for name, value in given.items() if name in about["train"]}
-    with _usage():
+    with usage():
         TrainConfig(**about["train"]).changed(changes)
     device = choose_device(given.get("device", "auto"))
 
@@ -297,7 +249,7 @@ def _follow(begin: Callable[[], Any], corpus: Any) -> None:
 @click.option("--stop", multiple=True, metavar="TEXT", help="end a text before this; may be given several times")
 @click.option("--unknown", default="error", metavar="WHAT", help=f"{UNKNOWN}  [default: error]")
 @click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
-@_flags(SampleConfig)
+@flags(SampleConfig)
 def generate(
     run: Path, prompt: str, num_samples: int, stop: tuple[str, ...], unknown: str, device: str, **flags: Any
 ) -> None:
@@ -310,7 +262,7 @@ def generate(
 
     The same seed gives the same text on the same machine. Text beyond the context length works: the window slides.
     """
-    with _usage():
+    with usage():
         config = from_dict(SampleConfig, {name: value for name, value in flags.items() if value is not None})
         if not 1 <= num_samples <= 10**6:
             raise ValueError(f"num_samples is {num_samples}; it must be a whole number from 1 to 1,000,000")
@@ -405,23 +357,146 @@ def info(run: Path) -> None:
         )
 
 
+@cli.command()
+@click.argument("run", type=Path, metavar="RUN")
+@click.option("--text", default="", metavar="TEXT", help="what the model reads  [default: what it wrote in training]")
+@click.option("--out", metavar="FILE", help="the page  [default: explain.html in RUN]")
+@click.option("--json", "as_json", is_flag=True, help="print the figures as JSON instead of making a page")
+@click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+def explain(run: Path, text: str, out: str | None, as_json: bool, device: str) -> None:
+    """See inside RUN while it reads TEXT: where each head looks, what surprises it, what each layer would answer.
+
+    \b
+    minigpt explain runs/my --text "To be, or not to be"
+    minigpt explain runs/my --text "To be, or not to be" --json > inside.json
+
+    Makes a page that opens in any browser, without a network.
+    """
+    if as_json and out is not None:
+        raise click.UsageError("--json prints; leave --out away, or send the output to a file with >")
+
+    from .checkpoint import load
+    from .console import say
+    from .explain import explain as look, page
+    from .files import read_lines, write_file
+
+    model, tokenizer = load(run, choose_device(device))
+    written = [line["text"] for line in read_lines(run / "samples.jsonl") if line.get("text")]
+    text = os.fsencode(text).decode("utf-8", "replace") or (written[-1] if written else "")
+    explanation = look(model, tokenizer, text)
+    for note in explanation.notes:
+        say(note)
+    if as_json:
+        print(json.dumps(explanation.to_dict()))
+        return
+    path = Path(out) if out else run / "explain.html"
+    write_file(path, page(explanation, run.absolute().name))
+    say(f"Open {path} in a browser.")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE")
+@click.option("--name", metavar="NAME", help="the class or variable that is the model  [default: found by itself]")
+def check(file: Path, name: str | None) -> None:
+    """Test a language model that you wrote yourself, in FILE, and say in plain words what is wrong with it.
+
+    It must obey the contract model(idx, targets) -> logits, loss. Importing FILE runs it, with all that your account may
+    do: check only your own code.
+
+    \b
+    minigpt check my_gpt.py
+    minigpt check my_gpt.py --name MyTransformer
+    """
+    from .check import check as examine, load_model
+
+    model, vocab_size, block_size = load_model(file, name)
+    n_params = sum(p.numel() for p in model.parameters())
+    print(f"{type(model).__name__} in {file}: {n_params:,} parameters, vocabulary {vocab_size:,}, context {block_size:,}\n")
+    marks = {"ok": "  ok  ", "problem": " WRONG", "note": " note ", "skipped": "   -  "}
+    problems = 0
+    for finding in examine(model, vocab_size, block_size):
+        problems += finding.verdict == "problem"
+        print(f"{marks[finding.verdict]}  {finding.name}: {finding.saw}")
+        if finding.cause:
+            print(f"        {finding.cause}", flush=True)
+    print(f"\n{problems} problem{'s' * (problems != 1)} found." if problems else "\nNothing wrong was found.")
+    if problems:
+        raise SystemExit(1)
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("texts", nargs=-1, metavar="[TEXT ...]")
+@click.option("--rung", metavar="NAME", help="one rung only, by name or number")
+@click.option("--from", "first", metavar="NAME", help="the first rung to climb")
+@click.option("--to", "last", metavar="NAME", help="the last one")
+@click.option("--budget", type=int, metavar="N", envvar="MINIGPT_MAX_ITERS", help="steps for each rung  [default: 500]")
+@click.option("--seeds", type=int, metavar="N", help="trainings of each rung, for mean ± standard deviation  [default: 1]")
+@click.option(
+    "--out", default="runs/ladder", metavar="DIR", help="where runs, picture and figures go  [default: runs/ladder]"
+)
+@click.option("--diff", nargs=2, metavar="A B", help="show what changed between two rungs")
+@click.option("--break", "broken", metavar="PART", help="break a part of the GPT and see the symptom; all = each in turn")
+@click.option("--lecture", is_flag=True, help="the steps of the lecture with its recipes, beside the losses it showed")
+@click.option("--device", default="cpu", metavar="NAME", help=f"{DEVICE}  [default: cpu]")
+def ladder(
+    texts: tuple[str, ...],
+    rung: str | None,
+    first: str | None,
+    last: str | None,
+    budget: int | None,
+    seeds: int | None,
+    out: str,
+    diff: tuple[str, str] | None,
+    broken: str | None,
+    lecture: bool,
+    device: str,
+) -> None:
+    """From one character to a GPT: every step trained on the same text with the same budget, and what it gains.
+
+    \b
+    python ladder.py                          all rungs, a few minutes; table, ladder.svg, ladder.json
+    python ladder.py my.txt --budget 1000     your own text, more steps
+    python ladder.py --from head --to residual --seeds 3
+    python ladder.py --diff 5 6               two rungs side by side
+    python ladder.py --break mask             a GPT with a mistake, and how to recognise it
+    python ladder.py --lecture                the losses of the lecture, reproduced
+
+    TEXT is as in `minigpt train`. Each rung is a run of its own: minigpt generate runs/ladder/11-gpt
+    """
+    from .console import say
+    from .corpus import load_corpus
+    from .ladder import program
+    from .ladder.climb import chosen, find
+
+    device = choose_device(device)
+    part = rung or first or last
+    with usage():
+        for name, value in (("budget", budget), ("seeds", seeds)):
+            if value is not None and not 1 <= value <= 10**6:
+                raise ValueError(f"{name} is {value}; it must be a whole number from 1 to 1,000,000")
+        asked = [name for name, value in (("--diff", diff), ("--break", broken), ("--lecture", lecture)) if value]
+        if len(asked) > 1 or (asked and part):
+            raise ValueError(
+                f"{' and '.join(asked)} cannot go with {'each other' if len(asked) > 1 else '--rung, --from, --to'}"
+            )
+        if seeds and (diff or broken):
+            raise ValueError(f"{asked[0]} trains once; leave --seeds away")
+        rungs = [find(name) for name in diff] if diff else chosen(rung, first, last)
+        breaks = program.breaks_named(broken) if broken else []
+    corpus = load_corpus(texts)
+    for note in corpus.notes:
+        say(note)
+    if diff:
+        program.diff(corpus, rungs[0], rungs[1], out, budget, device)
+    elif breaks:
+        program.break_parts(corpus, breaks, budget, device)
+    elif lecture:
+        program.lecture(corpus, seeds or 1, budget)
+    else:
+        program.climb(corpus, rungs, out, budget, seeds or 1, device)
+
+
 # ---- helpers -----------------------------------------------------------------------------------------------------------
-
-
-def choose_device(name: str) -> str:
-    """A device that exists. Raises a usage error naming those that there are."""
-    import torch
-
-    from .trainer import best_device
-
-    if name == "auto":
-        return best_device()
-    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
-    if name == "cuda" and len(there) > 1 and "cuda:0" in there:
-        return name
-    if name not in there:
-        raise click.UsageError(f"there is no device {name!r} here; there is {', '.join(there)}, and auto takes the best")
-    return name
 
 
 def _own_text(run: Path, about: dict[str, Any]) -> list[str]:
@@ -456,15 +531,6 @@ def _fitting_size(given: dict[str, Any]) -> str:
             raise fault from None
         return "lecture"
     return "small"
-
-
-def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
-    """The value, if it is among the allowed ones. Raises a usage error that names them."""
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise click.UsageError(f"{name} is {value!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}.{hint}")
-    return value
 
 
 def _text(name: str, value: Any) -> None:
@@ -511,58 +577,6 @@ def _latest_run() -> str:
     return str(runs[-1].parent.parent)
 
 
-# ---- starting and ending -----------------------------------------------------------------------------------------------
-
-
-def main(command: Any = cli, arguments: Sequence[str] | None = None) -> None:
-    """Run a command and end the process: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
-    for name in ("stdin", "stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by whoever called
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
-        elif name != "stdin" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
-    # On Linux, let torch's threads wait for each other 1000 turns, not 300,000: where another program computes too, the ones
-    # that wait would take the time of those that are waited for. Read when torch is loaded; docs/decisions.md has figures.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
-    try:
-        code = command.main(arguments, standalone_mode=False)
-        sys.stdout.flush()
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else (command.name or "minigpt")
-        print(f"{path}: {error.format_message()}\nTry '{path} --help'.", file=sys.stderr)
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("\nInterrupted.", file=sys.stderr)
-        code = 130
-    except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
-        message = _explain(error)
-        if os.environ.get("MINIGPT_DEBUG") or not message:
-            raise
-        print(f"minigpt: {message}", file=sys.stderr)
-        code = 1
-    sys.exit(code)
-
-
-def _explain(error: BaseException) -> str:
-    """A mistake or a misfortune in a sentence; nothing for what can only be a fault of this program."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
-        return "the memory is not enough for this; make batch_size, n_embd or block_size smaller"
-    return "" if isinstance(error, RuntimeError) else str(error)
-
-
-def program(function: Callable[..., None]) -> None:
-    """Run a function as a program whose flags are its parameters: main(max_iters=100) -> --max-iters 100."""
-    parameters: list[click.Parameter] = []
-    hints = get_type_hints(function)
-    for name, parameter in inspect.signature(function).parameters.items():
-        kind = (get_args(hints[name]) or (hints[name],))[0]
-        envvar = "MINIGPT_MAX_ITERS" if name == "max_iters" else None
-        flag, default = f"--{name.replace('_', '-')}", parameter.default
-        parameters.append(click.Option([flag], type=kind, default=default, envvar=envvar, show_default=True))
-    name = Path(sys.argv[0]).name
-    main(click.Command(name, callback=function, params=parameters, help=function.__doc__, context_settings=SETTINGS))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program minigpt."""
+    run_command(cli, arguments)

@@ -3,7 +3,7 @@
 Progress and messages go to stderr, text of the model to stdout. On a terminal the progress is a live bar, elsewhere plain
 lines. NO_COLOR is honoured (by rich).
 
-Next: cli.py
+Next: program.py
 """
 
 import os
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import torch.nn as nn
 from rich.console import Console
@@ -113,7 +113,7 @@ class Progress:
             rest = "" if self.bar else f"  {speed}  {eta}".rstrip()
             self._line(f"step {step:>6,}/{total:,}  {train}val {metrics.val_loss:.4f} ({bits:.3f} bits/char){rest}{best}")
             if sample.strip():
-                self._line("    " + _excerpt(sample, min(100, self.console.width) - 5), style="dim")
+                self._line("    " + excerpt(sample, min(100, self.console.width) - 5, sys.stderr), style="dim")
 
     def _line(self, line: str, style: str = "") -> None:
         self.last_line = time.monotonic()
@@ -123,9 +123,9 @@ class Progress:
             say(line)
 
 
-def _excerpt(sample: str, width: int) -> str:
-    """The beginning of a sample on one line, line ends shown as a sign that the terminal can print."""
-    sign = "⏎" if (sys.stderr.encoding or "").lower().startswith("utf") else "/"
+def excerpt(sample: str, width: int, stream: TextIO) -> str:
+    """The beginning of a sample on one line, line ends shown as a sign that the stream can print."""
+    sign = "⏎" if (stream.encoding or "").lower().startswith("utf") else "/"
     line = sample.strip().replace("\n", sign)
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= width else line[:width]

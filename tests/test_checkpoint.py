@@ -8,9 +8,11 @@ import torch
 
 from minigpt import (
     GPT,
+    RUNGS,
     Batches,
     BigramLanguageModel,
     GPTConfig,
+    ModernGPT,
     Run,
     SampleConfig,
     TrainConfig,
@@ -36,7 +38,8 @@ def make_run(folder, text_file, arch="gpt", tokenizer="char", **settings) -> tup
     torch.manual_seed(0)
     vocab_size = corpus.tokenizer.vocab_size
     gpt = GPTConfig(vocab_size, block_size=32, n_layer=2, n_head=2, n_embd=32, dropout=0.1)
-    model = GPT(gpt) if arch == "gpt" else BigramLanguageModel(vocab_size, 32)
+    makers = {"gpt": GPT, "modern": ModernGPT, "bigram": lambda _: BigramLanguageModel(vocab_size, 32)}
+    model = makers[arch](gpt) if arch in makers else RUNGS[arch].model(gpt)
     return Run.create(folder, model, corpus, config), corpus
 
 
@@ -65,15 +68,16 @@ def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
 # ---- other programs open it ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("arch", ["gpt", "modern"])
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
-def test_transformers_opens_a_run_and_gives_the_same_logits_and_the_same_text(tmp_path, text_file, tokenizer):
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+def test_transformers_opens_a_run_and_gives_the_same_logits_and_the_same_text(tmp_path, text_file, tokenizer, arch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, Qwen3ForCausalLM
 
-    run, corpus = make_run(tmp_path / "run", text_file, tokenizer=tokenizer, max_iters=40, eval_interval=40)
+    run, corpus = make_run(tmp_path / "run", text_file, arch, tokenizer=tokenizer, max_iters=40, eval_interval=40)
     follow(run, corpus)
     theirs = AutoModelForCausalLM.from_pretrained(run.folder)
     their_tokenizer = AutoTokenizer.from_pretrained(run.folder)
-    assert type(theirs) is GPT2LMHeadModel
+    assert type(theirs) is {"gpt": GPT2LMHeadModel, "modern": Qwen3ForCausalLM}[arch]
     ours, our_tokenizer = load(run.folder)
     theirs.eval()
 
@@ -101,12 +105,13 @@ def test_transformers_opens_a_run_and_gives_the_same_logits_and_the_same_text(tm
         assert written[0, len(ids) :].tolist() == mine[:inside]
 
 
-def test_greedy_text_of_200_tokens_is_that_of_transformers_own_generate(tmp_path, text_file):
+@pytest.mark.parametrize("arch", [GPT, ModernGPT])
+def test_greedy_text_of_200_tokens_is_that_of_transformers_own_generate(tmp_path, text_file, arch):
     from transformers import AutoModelForCausalLM
 
     corpus = load_corpus([text_file])
     torch.manual_seed(0)
-    model = GPT(GPTConfig(corpus.tokenizer.vocab_size, block_size=256, n_layer=2, n_head=2, n_embd=32))
+    model = arch(GPTConfig(corpus.tokenizer.vocab_size, block_size=256, n_layer=2, n_head=2, n_embd=32))
     run = Run.create(tmp_path / "run", model, corpus, TrainConfig(**{**SETTINGS, "max_iters": 30, "eval_interval": 30}))
     follow(run, corpus)
     ours, tokenizer = load(run.folder)
@@ -161,7 +166,7 @@ def test_the_model_is_the_best_and_the_checkpoint_the_last(tmp_path, text_file):
     assert evaluate(last.model, corpus.val) > run.state.best_val_loss + 0.1
 
 
-@pytest.mark.parametrize("arch", ["gpt", "bigram"])
+@pytest.mark.parametrize("arch", ["gpt", "modern", "bigram", "residual"])
 @pytest.mark.parametrize("until", [1, 4, 7, 11])
 def test_resuming_gives_the_same_bits_as_never_having_stopped(tmp_path, text_file, arch, until):
     whole, corpus = make_run(tmp_path / "whole", text_file, arch)

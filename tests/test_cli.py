@@ -205,6 +205,24 @@ def test_a_bigram_is_trained_and_used_like_a_gpt(run_cli, tmp_path, text_file, o
     assert metrics_of(run)[-1]["step"] == 4
 
 
+def test_a_modern_gpt_is_trained_and_used_like_a_gpt(run_cli, tmp_path, text_file):
+    result = run_cli("train", "my.txt", "--arch", "modern", *TINY)
+    assert result.code == 0, result.err
+    run = tmp_path / "runs/my-modern"
+    assert settings_of(run)["model_type"] == "qwen3"
+    told = run_cli("info", run).out
+    for part in ("ModernGPT", "NormedAttention, 2 heads", "SwiGLU", "RMSNorm"):
+        assert part in told
+    assert len(run_cli("generate", run, "--prompt", "the ", "--max-new-tokens", 20).out) == 4 + 20 + 1
+    assert "nats/token" in run_cli("eval", run).out
+    assert "It is a Qwen3 in transformers' format" in (run / "README.md").read_text()
+    assert run_cli("train", "--resume", "--out", run, "--arch", "modern", "--n-embd", 16, "--max-iters", 4).code == 0
+    assert metrics_of(run)[-1]["step"] == 4
+    refused = run_cli("train", "--resume", "--out", run, "--arch", "gpt", "--max-iters", 5)
+    assert refused.code == 2
+    assert "arch is modern" in refused.err
+
+
 # ---- resuming ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,155 @@
+"""How a program of ours begins and ends: flags from fields and parameters, mistakes in plain words, exit codes.
+
+Nothing heavy is imported before a command runs, so --help is there at once. A user's mistake ends in a sentence or two and
+exit code 2 (how it was called) or 1 (the rest).
+
+Next: cli.py
+"""
+
+import difflib
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import click
+
+from .config import RECIPES
+
+DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
+SETTINGS: Any = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "max_content_width": 120,
+}
+
+
+# ---- flags from fields -------------------------------------------------------------------------------------------------
+
+
+def flags(*configs: type, leave_out: Sequence[str] = (), by_size: bool = False) -> Callable[[Any], Any]:
+    """Give a command a flag for each field of the configs. A flag that was not given arrives as None."""
+
+    def add(command: Any) -> Any:
+        for config in reversed(configs):
+            hints = get_type_hints(config)
+            for f in reversed(fields(config)):
+                if f.name not in leave_out:
+                    _flag(f, hints[f.name], by_size)(command)
+        return command
+
+    return add
+
+
+def _flag(f: Any, hint: Any, by_size: bool) -> Callable[[Any], Any]:
+    about, kind = f.metadata, (get_args(hint) or (hint,))[0]
+    text = about["help"]
+    if about["choices"]:
+        text += f": {', '.join(about['choices'])}"
+    if by_size and any(f.name in recipe for recipe in RECIPES.values()):
+        text += "  [default: by size]"
+    elif f.default is not None:
+        text += f"  [default: {f.default}]"
+    envvar = "MINIGPT_MAX_ITERS" if f.name == "max_iters" else None
+    metavar = {int: "N", float: "X", str: "TEXT"}[kind]
+    name = f"--{f.name.replace('_', '-')}"
+    return click.option(name, type=kind, default=None, metavar=metavar, help=text, envvar=envvar, show_envvar=True)
+
+
+# ---- values that cannot be -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def usage():
+    """Values that cannot be: the fault is in how the program was called."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """The value, if it is among the allowed ones. Raises a usage error that names them."""
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise click.UsageError(f"{name} is {value!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}.{hint}")
+    return value
+
+
+def choose_device(name: str) -> str:
+    """A device that exists. Raises a usage error naming those that there are."""
+    import torch
+
+    from .trainer import best_device
+
+    if name == "auto":
+        return best_device()
+    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
+    if name == "cuda" and len(there) > 1 and "cuda:0" in there:
+        return name
+    if name not in there:
+        raise click.UsageError(f"there is no device {name!r} here; there is {', '.join(there)}, and auto takes the best")
+    return name
+
+
+# ---- starting and ending -----------------------------------------------------------------------------------------------
+
+
+def run(command: Any, arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
+    # On Linux, let torch's threads wait for each other 1000 turns, not 300,000: where another program computes too, the ones
+    # that wait would take the time of those that are waited for. Read when torch is loaded; docs/decisions.md has figures.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    try:
+        code = command.main(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else (command.name or "minigpt")
+        print(f"{path}: {error.format_message()}\nTry '{path} --help'.", file=sys.stderr)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("\nInterrupted.", file=sys.stderr)
+        code = 130
+    except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+        message = _explain(error)
+        if os.environ.get("MINIGPT_DEBUG") or not message:
+            raise
+        print(f"minigpt: {message}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def _explain(error: BaseException) -> str:
+    """A mistake or a misfortune in a sentence; nothing for what can only be a fault of this program."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
+        return "the memory is not enough for this; make batch_size, n_embd or block_size smaller"
+    return "" if isinstance(error, RuntimeError) else str(error)
+
+
+def program(function: Callable[..., None]) -> None:
+    """Run a function as a program whose flags are its parameters: main(max_iters=100) -> --max-iters 100."""
+    parameters: list[click.Parameter] = []
+    hints = get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = (get_args(hints[name]) or (hints[name],))[0]
+        envvar = "MINIGPT_MAX_ITERS" if name == "max_iters" else None
+        flag, default = f"--{name.replace('_', '-')}", parameter.default
+        parameters.append(click.Option([flag], type=kind, default=default, envvar=envvar, show_default=True))
+    name = Path(sys.argv[0]).name
+    run(click.Command(name, callback=function, params=parameters, help=function.__doc__, context_settings=SETTINGS))
