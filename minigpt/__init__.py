@@ -21,7 +21,8 @@ Read the files in this order; each imports only files above it.
     card        the model card: what a run says of itself to a stranger
     checkpoint  the run directory: save, load, resume
     explain     attention maps, logit lens, surprise of each character, through hooks
-    check       a learner's own model, tested from outside
+    learner     a learner's own file, and the model in it
+    check       fourteen questions to a model, and the likely cause where one fails
     console     what a person sees: the architecture, progress, the end
     program     how a program begins and ends: flags, mistakes in plain words, exit codes
     cli         minigpt train | generate | eval | info | explain | check | ladder

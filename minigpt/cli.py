@@ -407,7 +407,8 @@ def check(file: Path, name: str | None) -> None:
     minigpt check my_gpt.py
     minigpt check my_gpt.py --name MyTransformer
     """
-    from .check import check as examine, load_model
+    from .check import check as examine
+    from .learner import load_model
 
     model, vocab_size, block_size = load_model(file, name)
     n_params = sum(p.numel() for p in model.parameters())

@@ -10,7 +10,7 @@ A finished model is watched from outside, through hooks on its parts; the model 
 from anybody, so the page keeps it apart from its markup: it lies in a block of data that the browser never runs, a script
 shows it as text only, and the Content-Security-Policy allows that one script and nothing from elsewhere.
 
-Next: check.py
+Next: learner.py
 """
 
 import base64

@@ -9,7 +9,16 @@ from minigpt import GPTConfig, SampleConfig
 from minigpt.attention import MultiHeadAttention, attention_weights
 from minigpt.block import FeedForward
 from minigpt.engine import generate
-from minigpt.modern import ModernBlock, ModernGPT, NormedAttention, RotaryAttention, SwiGLU, _qwen3_names, rotate, swiglu_width
+from minigpt.modern import (
+    ModernBlock,
+    ModernGPT,
+    NormedAttention,
+    RotaryAttention,
+    SwiGLU,
+    _qwen3_names,
+    rotate,
+    swiglu_width,
+)
 
 SHAPES = [
     dict(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128),

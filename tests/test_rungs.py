@@ -27,10 +27,10 @@ def kinds(name: str) -> list[str]:
 
 def test_there_are_fourteen_in_the_order_of_the_lecture_and_then_of_history():
     assert [rung.number for rung in RUNGS.values()] == list(range(1, 15))
-    assert NAMES == [
+    assert [
         *("bigram", "embedding", "positions", "head", "heads", "feedforward", "blocks", "residual", "layernorm", "init"),
         *("gpt", "rotary", "rmsnorm", "modern"),
-    ]
+    ] == NAMES
     assert all(len(rung.idea.split()) <= 6 for rung in RUNGS.values())
 
 

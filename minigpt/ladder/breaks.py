@@ -108,11 +108,13 @@ class Patient:
     start_loss: float = math.nan  # of the validation text, untrained
     train_loss: float = math.nan  # the last tenth of the steps, as the learner sees it
     val_loss: float = math.nan
+    late: float = math.nan  # steps until the training loss has fallen by a quarter
     gradient_share: float = math.nan  # at the start: norm of the first block's gradient over the last block's
     score_deviation: float = math.nan  # standard deviation of the attention scores
     sharpness: float = math.nan  # mean of the largest weight of a row: 1 = looks at one place only
     activation: float = math.nan  # root mean square of what leaves the last block
     shuffled: float = math.nan  # how much higher the loss is when the past is in another order
+    places: float = math.nan  # how much scores differ from place to place when one token is repeated
     leak: float = math.nan  # how much scores move when a later token is changed
     strangeness: float = math.nan  # nats/token of its own text, as the intact model reads it
     repeats: float = math.nan  # share of tokens in its text that repeat the one before
@@ -138,7 +140,7 @@ class Break:
 def trained(
     brk: Break, corpus: Corpus, steps: int = STEPS, device: str = "cpu", shape: dict | None = None
 ) -> Iterator[tuple[Patient, GPT]]:
-    """Train a GPT with a mistake in it, yielding what is known after each step; with the last, all that can be seen inside."""
+    """Train a GPT with a mistake in it, yielding what is known after each step; with the last, all that is seen inside."""
     config = replace(TRAINING, max_iters=steps, warmup_iters=None, min_lr=None, eval_interval=None)
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocab_size=corpus.tokenizer.vocab_size, **(shape or SHAPE)))
@@ -165,6 +167,8 @@ def examine(patient: Patient, model: GPT, corpus: Corpus) -> None:
     tenth = patient.curve[-max(1, len(patient.curve) // 10) :]
     patient.train_loss = sum(tenth) / len(tenth) if tenth else math.nan
     patient.val_loss = evaluate(model, corpus.val)
+    low = 0.75 * patient.start_loss
+    patient.late = next((step for step, loss in enumerate(patient.curve, 1) if loss < low), math.inf)
     T = model.block_size
     device = next(model.parameters()).device
     n = min(PROBE, (len(corpus.val) - 1) // T)
@@ -194,6 +198,9 @@ def examine(patient: Patient, model: GPT, corpus: Corpus) -> None:
         other = windows.clone()
         other[:, -1] = (other[:, -1] + 1) % logits.shape[-1]
         patient.leak = (model(other)[0][:, :-1] - logits[:, :-1]).abs().max().item()
+        # One token repeated: only its place can make a difference.
+        repeated, _ = model(windows[:1, :1].expand(1, T))
+        patient.places = (repeated - repeated[:, :1]).abs().max().item()
         # The same past in another order: what is predicted after the last token should suffer.
         order = torch.randperm(T - 2, generator=torch.Generator().manual_seed(0)).to(device)
         shuffled = torch.cat([windows[:, :-2][:, order], windows[:, -2:]], dim=1)
@@ -234,11 +241,13 @@ FIGURES = {
     "start_loss": "val loss before training",
     "train_loss": "train loss at the end",
     "val_loss": "val loss at the end",
+    "late": "steps until loss is down by 1/4",
     "gradient_share": "gradient, first block / last",
     "score_deviation": "spread of the attention scores",
     "sharpness": "largest attention weight, mean",
     "activation": "size of what leaves the blocks",
     "shuffled": "loss added by shuffling the past",
+    "places": "scores moved by the place alone",
     "leak": "scores moved by a later token",
     "strangeness": "its text, read by the intact one",
     "repeats": "share of repeated tokens in it",
@@ -257,8 +266,9 @@ BREAKS = {
                 and broken.leak > 1e-3 > intact.leak
                 and broken.strangeness > 1.2 * intact.strangeness
             ),
-            "The loss falls far below what any model of this text can reach, yet the text is garbage: in training each position "
-            "could see the answer, in writing there is none to see. Change a later token: no earlier score may move.",
+            "The loss falls far below what any model of this text can reach, yet the text is garbage: in training each "
+            "position could see the answer, in writing there is none to see. Change a later token: no earlier score "
+            "may move.",
             model=lambda model: turn(model, MultiHeadAttention, Unmasked),
         ),
         Break(
@@ -268,8 +278,9 @@ BREAKS = {
             lambda intact, broken: (
                 broken.score_deviation > 2 * intact.score_deviation and broken.sharpness > intact.sharpness
             ),
-            "The loss hardly tells. The scores spread several times as wide, so softmax puts more weight on a single place "
-            "and passes less gradient to the others. It grows with the head size and with larger initial weights.",
+            "The loss hardly tells. The scores spread several times as wide, so softmax puts more weight on a single "
+            "place and passes less gradient to the others. It grows with the head size and with larger initial "
+            "weights.",
             model=lambda model: turn(model, MultiHeadAttention, Unscaled),
         ),
         Break(
@@ -277,17 +288,19 @@ BREAKS = {
             "blocks that replace x instead of adding to it",
             ("train_loss", "val_loss", "gradient_share"),
             lambda intact, broken: broken.val_loss > intact.val_loss + 0.3,
-            "The loss stays on the plateau of mere character frequencies. What the first block could learn from arrives "
-            "through every part above it, and each weakens it: compare the gradient of the first block with that of the last.",
+            "The loss stays on the plateau of mere character frequencies. What the first block could learn from "
+            "arrives through every part above it, and each weakens it: compare the gradient of the first block with "
+            "that of the last.",
             model=lambda model: turn(model, Block, Replacing),
         ),
         Break(
             "layernorm",
             "no layer norm anywhere",
-            ("train_loss", "val_loss", "activation", "gradient_share"),
-            lambda intact, broken: broken.val_loss > intact.val_loss + 0.05 and broken.activation < 0.8 * intact.activation,
-            "It learns, but later: with GPT-2's small initial weights nothing brings the numbers to size, and every part "
-            "works on whispers. With larger weights or learning rates the same lack ends in explosions.",
+            ("train_loss", "val_loss", "late", "gradient_share"),
+            lambda intact, broken: broken.val_loss > intact.val_loss + 0.05 and broken.late > intact.late,
+            "It learns, but later: GPT-2's small initial weights count on the norms to bring numbers to size, and "
+            "without them every part works on whispers until the weights have grown. With larger weights or rates the "
+            "same lack explodes.",
             model=without_norms,
         ),
         Break(
@@ -295,16 +308,17 @@ BREAKS = {
             "initial weights with standard deviation 1",
             ("start_loss", "train_loss", "val_loss"),
             lambda intact, broken: broken.start_loss > 2 * intact.start_loss and broken.val_loss > intact.val_loss + 0.2,
-            "The first loss gives it away: an untrained model should know nothing, ln V. Far more means it is sure and wrong, "
-            "and the curve begins with a cliff: the first steps only unlearn.",
+            "The first loss gives it away: an untrained model should know nothing, ln V. Far more means it is sure and "
+            "wrong, and the curve begins with a cliff: the first steps only unlearn.",
             model=started_large,
         ),
         Break(
             "positions",
             "no positions added to the tokens",
-            ("train_loss", "val_loss", "shuffled"),
-            lambda intact, broken: broken.val_loss > intact.val_loss and broken.shuffled < intact.shuffled,
-            "The curve looks healthy and ends too high. The past is a bag: put it into another order and the model minds less.",
+            ("train_loss", "val_loss", "shuffled", "places"),
+            lambda intact, broken: broken.places < 1e-3 < 0.01 < intact.places,
+            "The loss hardly tells: layer upon layer, causal attention can count for itself. Let it read one character "
+            "over and over: with positions each place gives another answer, without them every place gives the same.",
             model=lambda model: setattr(model, "__class__", Placeless),
         ),
         Break(
@@ -312,8 +326,8 @@ BREAKS = {
             "a learning rate 100 times as high",
             ("train_loss", "val_loss", "activation"),
             lambda intact, broken: bool(broken.stopped) or broken.val_loss > intact.val_loss + 0.3,
-            "The curve jumps up in the first steps, then lies flat near the loss of mere character frequencies, or ends in NaN. "
-            "Try a tenth of the rate: if the loss falls at once, this was it.",
+            "The curve jumps up in the first steps, then lies flat near the loss of mere character frequencies, or "
+            "ends in NaN. Try a tenth of the rate: if the loss falls at once, this was it.",
             training=lambda config: config.changed({"learning_rate": 100 * config.learning_rate}),
         ),
         Break(

@@ -9,6 +9,7 @@ large as the GPT of gpt.py (128 channels); the learning rate is that which suits
 Next: picture.py
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -150,7 +151,7 @@ def averaged(values: Sequence[float], points: int) -> list[float]:
     """A curve of at most so many points, each the mean of its neighbours: [1, 3, 5, 7], 2 -> [2, 6]."""
     n = len(values)
     edges = [round(i * n / min(points, n)) for i in range(min(points, n) + 1)] if n else [0]
-    return [round(statistics.fmean(values[a:b]), 4) for a, b in zip(edges, edges[1:], strict=False)]
+    return [round(statistics.fmean(values[a:b]), 4) for a, b in itertools.pairwise(edges)]
 
 
 def chosen(rung: str | None, first: str | None, last: str | None) -> list[Rung]:

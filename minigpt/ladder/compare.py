@@ -44,7 +44,7 @@ def flow(model: nn.Module, config: GPTConfig) -> list[str]:
     seen: list[tuple[int, str, tuple[int, ...]]] = []
     hooks = []
     for name, module in model.named_modules():
-        if name and not isinstance(module, nn.Dropout | nn.Sequential | nn.ModuleList):
+        if name and type(module) not in (nn.Dropout, nn.Sequential, nn.ModuleList):
             depth = name.count(".")
 
             def note(module: nn.Module, inputs, output, depth: int = depth) -> None:

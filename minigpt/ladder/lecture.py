@@ -6,7 +6,7 @@ In the lecture the scores of a head are divided by the square root of n_embd, no
     batch 32, block 8, n_embd 32, AdamW without warm-up, decay or clipping; learning rate 1e-2 for 3000 steps (tables) or
     1e-3 for 5000; ReLU; no biases in the heads
 
-Source: Karpathy 2023, "Let's build GPT: from scratch, in code, spelled out", and the commits of its repository ng-video-lecture.
+Source: Karpathy 2023, "Let's build GPT: from scratch, in code, spelled out", and its repository ng-video-lecture.
 
 Next: breaks.py
 """

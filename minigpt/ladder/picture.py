@@ -42,9 +42,8 @@ def picture(results: Sequence[Result], floor: Sequence[Baseline], text: str, ste
     parts += _floor(floor, low, high, y)
     # The staircase, and the shade under it.
     corners = [f"{x(i + end):.1f},{y(loss):.1f}" for i, loss in enumerate(losses) for end in (0, 1)]
-    parts.append(
-        f'<polygon points="{LEFT},{BOTTOM} {" ".join(corners)} {x(len(losses)):.1f},{BOTTOM}" fill="var(--shade)" opacity="0.11"/>'
-    )
+    under = f"{LEFT},{BOTTOM} {' '.join(corners)} {x(len(losses)):.1f},{BOTTOM}"
+    parts.append(f'<polygon points="{under}" fill="var(--shade)" opacity="0.11"/>')
     parts.append(
         f'<polyline points="{" ".join(corners)}" fill="none" stroke="var(--step)" stroke-width="3" stroke-linejoin="round"/>'
     )

@@ -8,6 +8,7 @@ import math
 import shutil
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,8 @@ def climb(
         write_file(folder / "ladder.svg", picture(results, floor, corpus.name, steps))
         best = min(results, key=lambda r: r.val_loss)
         say(
-            f"\n{time.perf_counter() - started:.0f} s. The picture: {folder / 'ladder.svg'}   the figures: {folder / 'ladder.json'}\n"
+            f"\n{time.perf_counter() - started:.0f} s. "
+            f"The picture: {folder / 'ladder.svg'}   the figures: {folder / 'ladder.json'}\n"
             f"Try next: minigpt generate {best.attempts[0].run}   python ladder.py --diff {best.number - 1} {best.number}"
         )
     if stop.requested:
@@ -120,23 +122,24 @@ def spread(values: Sequence[float]) -> str:
 def break_parts(
     corpus: Corpus, breaks: Sequence[Break], steps: int | None = None, device: str = "cpu", sizes: dict | None = None
 ) -> bool:
-    """Train the GPT intact and with each of the breaks, and print what gives the mistake away. True if every symptom shows."""
+    """Train the GPT intact and with each break, and print what gives the mistake away. True if every symptom shows."""
     corpus.check(BLOCK_SIZE)
     shown = []
     with StopSignals() as stop:
 
-        def patient(brk: Break) -> tuple[Patient, GPT]:
-            for known in trained(brk, corpus, steps or BREAK_STEPS, device, sizes):
+        def treat(brk: Break) -> tuple[Patient, GPT]:
+            for patient, model in trained(brk, corpus, steps or BREAK_STEPS, device, sizes):
                 if stop.requested:
                     raise SystemExit(128 + stop.requested)
-            return known
+                treated = patient, model
+            return treated
 
         say(f"{corpus.describe()}\nFirst the intact GPT, {steps or BREAK_STEPS:,} steps.\n")
-        intact, reader = patient(INTACT)
+        intact, reader = treat(INTACT)
         read(intact, reader, reader, corpus)
         for brk in breaks:
             print(f"{brk.name}: {brk.mistake}\n", flush=True)
-            broken, model = patient(brk)
+            broken, model = treat(brk)
             read(broken, model, reader, corpus)
             shown.append(brk.symptom(intact, broken))
             print(diagnosis(brk, intact, broken, shown[-1]), flush=True)
@@ -156,7 +159,8 @@ def diagnosis(brk: Break, intact: Patient, broken: Patient, shows: bool) -> str:
     if broken.stopped:
         lines.append(f"  training ended early: {broken.stopped}")
     verdict = "" if shows else "\n  At this budget the symptom does not show; give more steps with --budget."
-    return "\n".join(lines) + f"\n\n  {brk.recognise}{verdict}\n"
+    advice = textwrap.fill(brk.recognise, 96, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines) + f"\n\n{advice}{verdict}\n"
 
 
 def sparkline(values: Sequence[float], low: float, high: float) -> str:

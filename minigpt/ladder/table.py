@@ -39,7 +39,7 @@ class Table:
 
     def baseline(self, b: Baseline) -> None:
         bits = bits_per_char(b.loss, self.tokens_per_char)
-        self._line(f"{0:>2}  {b.name:<13} {'':>10} {'':>7} {b.loss:>7.4f} {bits:>9.4f} {'':>7} {'':>6}   {b.idea}", "yellow")
+        self._line(f"{0:>2}  {b.name:<13} {'':>18} {b.loss:>7.4f} {bits:>9.4f} {'':>14}   {b.idea}", "yellow")
 
     def progress(self, number: int, name: str, seed: str, metrics: Metrics, steps: int) -> None:
         """The rung that is being climbed: only on a terminal, in a line that does not stay."""
@@ -52,10 +52,8 @@ class Table:
         """A rung with all its numbers, and what its model writes."""
         gain = "" if r.gain is None else f"{r.gain:+.4f}"
         spread = "" if r.deviation is None else f" ± {r.deviation:.4f} over {len(r.attempts)} seeds"
-        self._line(
-            f"{r.number:>2}  {r.name:<13} {r.parameters:>10,} {r.train_loss:>7.4f} {r.val_loss:>7.4f} {r.bits_per_char:>9.4f} "
-            f"{gain:>7} {r.seconds:>4.0f} s   {r.idea}{spread}"
-        )
+        losses = f"{r.train_loss:>7.4f} {r.val_loss:>7.4f} {r.bits_per_char:>9.4f} {gain:>7}"
+        self._line(f"{r.number:>2}  {r.name:<13} {r.parameters:>10,} {losses} {r.seconds:>4.0f} s   {r.idea}{spread}")
         self._line(f"    {excerpt(r.sample, SAMPLE, sys.stdout)}", "dim")
 
     def _line(self, line: str, style: str = "") -> None:
