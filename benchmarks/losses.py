@@ -1,7 +1,7 @@
 """The losses that the documentation quotes, measured anew: python benchmarks/losses.py [--seeds 3]
 
-Writes docs/results.md. About ten minutes on two processor cores. Every loss is of the whole validation part (the last tenth
-of tiny Shakespeare, 111,539 predictions in windows that do not overlap), in nats/character.
+Writes a section of docs/results.md. About ten minutes on two processor cores. Every loss is of the whole validation part
+(the last tenth of tiny Shakespeare, 111,539 predictions in windows that do not overlap), in nats/character.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import ROOT, describe, shakespeare, table
+from machine import ROOT, describe, publish, shakespeare, table
 
 from minigpt import GPT, Batches, BigramLanguageModel, GPTConfig, TrainConfig, load_corpus, train
 from minigpt.config import RECIPES, from_dict
@@ -84,18 +84,17 @@ def main() -> None:
     rows.append(["`python gpt.py` as it is, the whole process", "", f"{loss:.4f}", f"{loss:.4f}", f"{seconds:.0f} s"])
     print(rows[-1], flush=True)
     header = ["run", "published", "validation loss", "each seed", "time"]
-    page = f"""# Results
-
-Made by `python benchmarks/losses.py`; speed is in [benchmarks/results.md](../benchmarks/results.md).
+    publish(
+        "Losses beside published ones",
+        f"""Made by `python benchmarks/losses.py`.
 
 {describe()}.
 
 Tiny Shakespeare, the last tenth as validation, all of it in windows that do not overlap, nats/character; mean ± standard
 deviation over seeds 1 to {len(seeds)}. Published figures are their authors' means over random batches of validation text.
 
-{table(header, rows)}
-"""
-    (ROOT / "docs/results.md").write_text(page)
+{table(header, rows)}""",
+    )
 
 
 if __name__ == "__main__":

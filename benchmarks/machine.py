@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,19 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def publish(title: str, body: str) -> None:
+    """Put a section into docs/results.md, in the place of the one with this title or at the end."""
+    page = ROOT / "docs/results.md"
+    head, *sections = re.split(r"^(?=## )", page.read_text(), flags=re.M)
+    section = f"## {title}\n\n{body.strip()}\n"
+    titles = [old.splitlines()[0] for old in sections]
+    if f"## {title}" in titles:
+        sections[titles.index(f"## {title}")] = section
+    else:
+        sections.append(section)
+    page.write_text("\n".join(part.strip() + "\n" for part in [head, *sections]))
 
 
 def shakespeare() -> str:

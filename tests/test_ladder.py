@@ -413,7 +413,7 @@ def test_the_symptom_of_every_break_appears_and_the_intact_model_has_none(name, 
     read(broken, model, reader, corpus)
     assert brk.symptom(healthy, broken), {f: (getattr(healthy, f), getattr(broken, f)) for f in brk.figures}
     assert not brk.symptom(healthy, healthy), "what is well is not called ill"
-    told = diagnosis(brk, healthy, broken, True)
+    told = diagnosis(brk, healthy, broken)
     for figure in brk.figures:
         assert FIGURES[figure] in told
     assert brk.recognise in told
@@ -443,7 +443,7 @@ def test_a_training_that_ends_in_nan_is_told(corpus, intact):
         broken, model = known
     assert "weights are damaged" in broken.stopped
     read(broken, model, reader, corpus)
-    assert "training ended early" in diagnosis(wild, healthy, broken, True)
+    assert "training ended early" in diagnosis(wild, healthy, broken)
 
 
 def test_a_curve_in_one_line():

@@ -26,10 +26,11 @@ def folder(tmp_path_factory, text) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
     wanted = [name for name in tracked if name.endswith(".py") and not name.startswith(("tests", "benchmarks"))]
-    for name in wanted or ["bigram.py", "gpt.py"]:
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in wanted or ["bigram.py", "gpt.py", "ladder.py"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "my.txt").write_text(text)
+    (folder / "my_gpt.py").write_text("from minigpt import GPT, GPTConfig\n\nmodel = GPT(GPTConfig(n_embd=16))\n")
     return folder
 
 
@@ -91,18 +92,23 @@ def test_the_file_table_and_the_tree_agree():
         assert (ROOT / name).exists(), name
     order = [Path(name).stem for name in files if name.startswith("minigpt/") and "__" not in name]
     contents = [line.split()[0] for line in minigpt.__doc__.splitlines() if line.startswith("    ")]
-    assert order == contents
+    assert [*order, "ladder/"] == contents
 
 
 def test_every_link_in_the_documentation_leads_somewhere():
-    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]:
         for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_the_results_are_those_that_were_measured():
     """Every figure of the results table stands in the page that its command writes."""
-    pages = {"losses.py": "docs/results.md", "speed.py": "benchmarks/results.md", "memory.py": "benchmarks/memory.md"}
+    pages = {
+        "losses.py": "docs/results.md",
+        "ladder.py": "docs/results.md",
+        "speed.py": "benchmarks/results.md",
+        "memory.py": "benchmarks/memory.md",
+    }
     section = README.split("## Results")[1].split("## Licence")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(rows) >= 5

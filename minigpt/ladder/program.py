@@ -121,10 +121,10 @@ def spread(values: Sequence[float]) -> str:
 
 def break_parts(
     corpus: Corpus, breaks: Sequence[Break], steps: int | None = None, device: str = "cpu", sizes: dict | None = None
-) -> bool:
-    """Train the GPT intact and with each break, and print what gives the mistake away. True if every symptom shows."""
+) -> list[tuple[Break, Patient, Patient]]:
+    """Train the GPT intact and with each break, and print what gives the mistake away -> (break, intact, broken), ..."""
     corpus.check(BLOCK_SIZE)
-    shown = []
+    seen = []
     with StopSignals() as stop:
 
         def treat(brk: Break) -> tuple[Patient, GPT]:
@@ -141,12 +141,12 @@ def break_parts(
             print(f"{brk.name}: {brk.mistake}\n", flush=True)
             broken, model = treat(brk)
             read(broken, model, reader, corpus)
-            shown.append(brk.symptom(intact, broken))
-            print(diagnosis(brk, intact, broken, shown[-1]), flush=True)
-    return all(shown)
+            print(diagnosis(brk, intact, broken), flush=True)
+            seen.append((brk, intact, broken))
+    return seen
 
 
-def diagnosis(brk: Break, intact: Patient, broken: Patient, shows: bool) -> str:
+def diagnosis(brk: Break, intact: Patient, broken: Patient) -> str:
     """The figures of both, their loss curves, what they write, and how to recognise the mistake."""
     lines = [f"  {'':<34} {'intact':>9} {'broken':>9}"]
     for name in brk.figures:
@@ -158,7 +158,9 @@ def diagnosis(brk: Break, intact: Patient, broken: Patient, shows: bool) -> str:
         lines.append(f"  writes, {name}      {excerpt(patient.text, 60, sys.stdout) or '(nothing)'}")
     if broken.stopped:
         lines.append(f"  training ended early: {broken.stopped}")
-    verdict = "" if shows else "\n  At this budget the symptom does not show; give more steps with --budget."
+    verdict = (
+        "" if brk.symptom(intact, broken) else "\n  At this budget the symptom does not show; give more steps with --budget."
+    )
     advice = textwrap.fill(brk.recognise, 96, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines) + f"\n\n{advice}{verdict}\n"
 
