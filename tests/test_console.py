@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from minigpt import GPT, BigramLanguageModel, GPTConfig, Metrics, Progress, TrainConfig
-from minigpt.console import _clock, _excerpt, architecture
+from minigpt.console import _clock, architecture, excerpt
 
 CONFIG = TrainConfig(max_iters=100, eval_interval=50)
 STEP = Metrics(49, 2.5, 1e-3, 1.0, 12_345.0, 3.0)
@@ -91,5 +91,5 @@ def test_times_are_written_as_clocks(seconds, clock):
 
 
 def test_an_excerpt_is_one_line_of_limited_width():
-    assert len(_excerpt("a\n" * 1000, 90)) == 90
-    assert "\n" not in _excerpt("a\nb", 90)
+    assert len(excerpt("a\n" * 1000, 90)) == 90
+    assert "\n" not in excerpt("a\nb", 90)

@@ -158,9 +158,8 @@ def diagnosis(brk: Break, intact: Patient, broken: Patient) -> str:
         lines.append(f"  writes, {name}      {excerpt(patient.text, 60, sys.stdout) or '(nothing)'}")
     if broken.stopped:
         lines.append(f"  training ended early: {broken.stopped}")
-    verdict = (
-        "" if brk.symptom(intact, broken) else "\n  At this budget the symptom does not show; give more steps with --budget."
-    )
+    shows = brk.symptom(intact, broken)
+    verdict = "" if shows else "\n  At this budget the symptom does not show; give more steps with --budget."
     advice = textwrap.fill(brk.recognise, 96, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines) + f"\n\n{advice}{verdict}\n"
 
