@@ -1,5 +1,6 @@
 import io
 import re
+import sys
 
 import pytest
 from rich.console import Console
@@ -91,5 +92,5 @@ def test_times_are_written_as_clocks(seconds, clock):
 
 
 def test_an_excerpt_is_one_line_of_limited_width():
-    assert len(excerpt("a\n" * 1000, 90)) == 90
-    assert "\n" not in excerpt("a\nb", 90)
+    assert len(excerpt("a\n" * 1000, 90, sys.stdout)) == 90
+    assert "\n" not in excerpt("a\nb", 90, sys.stdout)
