@@ -430,7 +430,9 @@ def check(file: Path, name: str | None) -> None:
 @click.option("--rung", metavar="NAME", help="one rung only, by name or number")
 @click.option("--from", "first", metavar="NAME", help="the first rung to climb")
 @click.option("--to", "last", metavar="NAME", help="the last one")
-@click.option("--budget", type=int, metavar="N", envvar="MINIGPT_MAX_ITERS", help="steps for each rung or break  [default: 300; 150]")
+@click.option(
+    "--budget", type=int, metavar="N", envvar="MINIGPT_MAX_ITERS", help="steps for each rung or break  [default: 300; 150]"
+)
 @click.option("--seeds", type=int, metavar="N", help="trainings of each rung, for mean ± standard deviation  [default: 1]")
 @click.option(
     "--out", default="runs/ladder", metavar="DIR", help="where runs, picture and figures go  [default: runs/ladder]"

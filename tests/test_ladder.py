@@ -174,7 +174,7 @@ def test_the_same_climb_gives_the_same_losses(run_cli, text_file, tmp_path):
 
 def test_climbing_learns(run_cli, text_file, tmp_path):
     """Residual connections gain on blocks without them, and looking back gains on not looking back."""
-    args = ("ladder", "my.txt", "--budget", 300, "--from", "positions", "--to", "residual", "--out", "up")
+    args = ("ladder", "my.txt", "--budget", 150, "--from", "positions", "--to", "residual", "--out", "up")
     assert run_cli(*args).code == 0
     rungs = read_report(tmp_path / "up/ladder.json")
     assert rungs["residual"].val_loss < rungs["positions"].val_loss - 0.2
@@ -416,7 +416,7 @@ def test_the_symptom_of_every_break_appears_and_the_intact_model_has_none(name, 
     told = diagnosis(brk, healthy, broken)
     for figure in brk.figures:
         assert FIGURES[figure] in told
-    assert brk.recognise in told
+    assert brk.recognise in " ".join(told.split())
 
 
 def test_a_break_is_shown_beside_the_intact_model(run_cli, text_file):

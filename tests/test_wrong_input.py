@@ -188,7 +188,7 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
     [
         (["train", "my.txt", "--n-layers", "4"], ["--n-layers", "--n-layer"]),
         (["train", "my.txt", "--size", "smal"], ["size", "'smal'", "Did you mean small?"]),
-        (["train", "my.txt", "--arch", "gtp"], ["arch", "'gtp'", "gpt or bigram", "Did you mean gpt?"]),
+        (["train", "my.txt", "--arch", "gtp"], ["arch", "'gtp'", "gpt, modern or bigram", "Did you mean gpt?"]),
         (["train", "my.txt", "--device", "toaster"], ["'toaster'", "cpu"]),
         (["train", "my.txt", "--device", "cuda:99"], ["'cuda:99'", "cpu"]),
         (["train", "my.txt", "--dtype", "float16"], ["dtype", "'float16'", "bfloat16"]),
