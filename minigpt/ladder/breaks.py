@@ -288,9 +288,9 @@ BREAKS = {
             "blocks that replace x instead of adding to it",
             ("train_loss", "val_loss", "gradient_share"),
             lambda intact, broken: broken.val_loss > intact.val_loss + 0.3,
-            "The loss stays on the plateau of mere character frequencies. What a token is reaches the scores only through every "
-            "part, and at the start each hands on little of it. The norms keep the gradient from vanishing here, so its size "
-            "does not tell; the plateau does.",
+            "The loss stays on the plateau of mere character frequencies. What a token is reaches the scores only "
+            "through every part, and at the start each hands on little of it. The norms keep the gradient from "
+            "vanishing here, so its size does not tell; the plateau does.",
             model=lambda model: turn(model, Block, Replacing),
         ),
         Break(
