@@ -3,6 +3,7 @@
     rotary positions    the place of a token turns its query and key; the learned position table goes
     RMSNorm, QK-norm    only the scale is normalised, not the mean; queries and keys get a norm of their own
     SwiGLU              the feed-forward has a gate: one product decides how much of another passes
+    a quiet start       scores have a matrix of their own; it and all that is added to the residual begin at zero
 
 No biases. These are Qwen3's exact details, so Qwen3ForCausalLM of transformers opens what we train, and so do llama.cpp
 and others. Each part is a rung of the ladder.
@@ -21,7 +22,7 @@ from .attention import MultiHeadAttention
 from .bigram import load_weights, required
 from .block import Block
 from .config import GPTConfig
-from .model import GPT, init_weights
+from .model import GPT
 
 ROPE_THETA = 10_000.0  # wavelengths from 2π to 2π * 10,000 positions
 NORM_EPS = 1e-6
@@ -104,6 +105,21 @@ class ModernBlock(Block):
         self.mlp = SwiGLU(n_embd, dropout)
 
 
+def start_quietly(model: nn.Module) -> None:
+    """Weights from which it learns fastest: vectors of deviation 1, inner matrices that keep it, outputs that are zero.
+
+    Every block begins by adding nothing, and every token is as likely as any other; both are for the first steps to say.
+    Source: Zhang et al. 2019, "Fixup", section 3 (arXiv:1901.09321), and the records of modded-nanogpt (Jordan et al. 2024).
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(("proj.weight", "down.weight", "lm_head.weight")):
+            nn.init.zeros_(parameter)
+        elif name.endswith("tok_emb.weight"):
+            nn.init.normal_(parameter)
+        elif parameter.dim() == 2:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+
+
 class ModernGPT(GPT):
     """A GPT without a position table, of ModernBlocks: Qwen3, with as many key heads as query heads.
 
@@ -122,7 +138,8 @@ class ModernGPT(GPT):
         del self.pos_emb
         self.blocks = nn.ModuleList(ModernBlock(config.n_embd, config.n_head, config.dropout) for _ in range(config.n_layer))
         self.ln_f = nn.RMSNorm(config.n_embd, NORM_EPS)
-        init_weights(self, config.n_layer)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)  # untied
+        start_quietly(self)
 
     def embed(self, idx: Tensor, start: int = 0) -> Tensor:
         return self.tok_emb(idx)  # attention turns by the positions
@@ -178,14 +195,13 @@ class ModernGPT(GPT):
                 raise ValueError(f"this Qwen3 has {key} = {config[key]!r}; only {ours!r} can be loaded")
         with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
             model = cls(shape)
-        stored = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+        stored = dict(tensors)
         weights: dict[str, Tensor] = {}
         for name, _ in model.named_parameters():
             parts = [stored.pop(theirs) for theirs in _qwen3_names(name) if theirs in stored]
             if parts:
                 weights[name] = torch.cat(parts)
         load_weights(model, weights | stored)
-        model.lm_head.weight = model.tok_emb.weight
         return model
 
 
@@ -193,7 +209,7 @@ class ModernGPT(GPT):
 QWEN3_DETAILS = {
     "hidden_act": "silu",
     "rms_norm_eps": NORM_EPS,
-    "tie_word_embeddings": True,
+    "tie_word_embeddings": False,
     "attention_bias": False,
     "use_sliding_window": False,
 }
@@ -220,4 +236,6 @@ def _qwen3_names(name: str) -> list[str]:
     if module.startswith("blocks."):
         _, layer, part = module.split(".", 2)
         return [f"model.layers.{layer}.{theirs}.weight" for theirs in QWEN3_NAMES[part]]
+    if module == "lm_head":
+        return [name]
     return [f"model.{theirs}.weight" for theirs in QWEN3_NAMES[module]]

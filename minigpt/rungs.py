@@ -1,7 +1,8 @@
 """Every step from a bigram to a GPT of today, one idea a rung, each built from the parts in the files above.
 
 A rung is a stack of parts between ids and scores; reading two neighbours tells what was added. The first rung is the
-BigramLanguageModel, the eleventh the GPT, the last the ModernGPT; those between exist to be compared, not to be used.
+BigramLanguageModel, the eleventh the GPT, the fifteenth the ModernGPT; those between exist to be compared, not to be used.
+The last is no other model but another optimizer.
 
     model = RUNGS["head"].model(GPTConfig(vocab_size=65, block_size=8, n_embd=32))
 
@@ -24,7 +25,7 @@ from .bigram import BigramLanguageModel, LanguageModel, load_weights, required
 from .block import Block, FeedForward
 from .config import GPTConfig
 from .model import GPT, init_weights
-from .modern import NORM_EPS, ModernGPT, NormedAttention, RotaryAttention
+from .modern import NORM_EPS, ModernGPT, NormedAttention, RotaryAttention, SwiGLU
 
 
 class TokenAndPosition(nn.Module):
@@ -190,6 +191,25 @@ def rmsnorm(c: GPTConfig) -> nn.Sequential:
     return stack
 
 
+def swiglu(c: GPTConfig) -> nn.Sequential:
+    tokens = nn.Embedding(c.vocab_size, c.n_embd)
+    stack = nn.Sequential(
+        tokens,
+        nn.Dropout(c.dropout),
+        *(
+            nn.Sequential(
+                Residual(nn.RMSNorm(c.n_embd, NORM_EPS), NormedAttention(c.n_embd, c.n_head, c.dropout)),
+                Residual(nn.RMSNorm(c.n_embd, NORM_EPS), SwiGLU(c.n_embd, c.dropout)),
+            )
+            for _ in range(c.n_layer)
+        ),
+        nn.RMSNorm(c.n_embd, NORM_EPS),
+        TiedScores(tokens),
+    )
+    init_weights(stack, c.n_layer)
+    return stack
+
+
 class Stack(LanguageModel):
     """A rung that is only a rung: its parts one after the other."""
 
@@ -227,7 +247,7 @@ class Stack(LanguageModel):
 
 STACKS: dict[str, Callable[[GPTConfig], nn.Sequential]] = {
     build.__name__: build
-    for build in (embedding, positions, head, heads, feedforward, blocks, residual, layernorm, init, rotary, rmsnorm)
+    for build in (embedding, positions, head, heads, feedforward, blocks, residual, layernorm, init, rotary, rmsnorm, swiglu)
 }
 
 
@@ -239,6 +259,7 @@ class Rung:
     name: str
     idea: str  # in five words
     scaled: bool = False  # as large as the GPT, or small
+    optimizer: str = "adamw"
 
     def model(self, config: GPTConfig) -> LanguageModel:
         """An untrained model of this rung."""
@@ -246,13 +267,14 @@ class Rung:
             "bigram": lambda c: BigramLanguageModel(c.vocab_size, c.block_size),
             "gpt": GPT,
             "modern": ModernGPT,
+            "muon": ModernGPT,
         }
         return whole[self.name](config) if self.name in whole else Stack(self.name, config)
 
     @property
     def source(self) -> Callable[..., Any]:
         """The code that says what the model of this rung is made of."""
-        whole = {"bigram": BigramLanguageModel, "gpt": GPT, "modern": ModernGPT}
+        whole = {"bigram": BigramLanguageModel, "gpt": GPT, "modern": ModernGPT, "muon": ModernGPT}
         return whole.get(self.name) or STACKS[self.name]
 
 
@@ -270,6 +292,11 @@ _IDEAS = [
     ("gpt", "larger, tied, dropout: the GPT"),
     ("rotary", "positions as turns, not tables"),
     ("rmsnorm", "simpler norms, queries and keys too"),
-    ("modern", "a gate in the feed-forward: Qwen3"),
+    ("swiglu", "a gate in the feed-forward"),
+    ("modern", "a quiet start, untied: Qwen3"),
+    ("muon", "steps of equal length: Muon"),
 ]
-RUNGS = {name: Rung(number, name, idea, number > 10) for number, (name, idea) in enumerate(_IDEAS, 1)}
+RUNGS = {
+    name: Rung(number, name, idea, number > 10, "muon" if name == "muon" else "adamw")
+    for number, (name, idea) in enumerate(_IDEAS, 1)
+}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from hypothesis import settings
 
 # The same examples every time, on slow machines too, and nothing kept in the repository.
@@ -115,3 +116,12 @@ def trained(tmp_path_factory, text) -> Path:
 def run(trained, tmp_path) -> Path:
     """A run of two steps that a test may spoil."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def awake(model):
+    """A new model whose matrices that start at zero do not: what is computed can be seen before anything is learned."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        if parameter.dim() == 2 and not parameter.detach().any():
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return model

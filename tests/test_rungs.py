@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+from conftest import awake
 
 from minigpt import GPT, RUNGS, BigramLanguageModel, GPTConfig, ModernGPT
 from minigpt.checkpoint import MODELS
@@ -13,7 +14,7 @@ NAMES = list(RUNGS)
 
 def make(name: str):
     torch.manual_seed(0)
-    return RUNGS[name].model(SMALL)
+    return awake(RUNGS[name].model(SMALL))
 
 
 def random_ids(*shape: int) -> torch.Tensor:
@@ -25,11 +26,11 @@ def kinds(name: str) -> list[str]:
     return [type(module).__name__ for module in make(name).modules()]
 
 
-def test_there_are_fourteen_in_the_order_of_the_lecture_and_then_of_history():
-    assert [rung.number for rung in RUNGS.values()] == list(range(1, 15))
+def test_there_are_sixteen_in_the_order_of_the_lecture_and_then_of_history():
+    assert [rung.number for rung in RUNGS.values()] == list(range(1, 17))
     assert [
         *("bigram", "embedding", "positions", "head", "heads", "feedforward", "blocks", "residual", "layernorm", "init"),
-        *("gpt", "rotary", "rmsnorm", "modern"),
+        *("gpt", "rotary", "rmsnorm", "swiglu", "modern", "muon"),
     ] == NAMES
     assert all(len(rung.idea.split()) <= 6 for rung in RUNGS.values())
 
@@ -110,14 +111,18 @@ def test_each_rung_adds_what_its_idea_says():
     assert "TokenAndPosition" not in kinds("rotary")
     assert "LayerNorm" not in kinds("rmsnorm")
     assert kinds("rmsnorm").count("NormedAttention") == 3
-    assert kinds("modern").count("SwiGLU") == 3
+    assert kinds("swiglu").count("SwiGLU") == 3
+    assert "TiedScores" in kinds("swiglu")
+    assert kinds("modern") == kinds("muon")
+    assert [rung.optimizer for rung in RUNGS.values()] == ["adamw"] * 15 + ["muon"]
 
 
 def test_the_ends_of_the_ladder_are_the_models_themselves():
     assert type(make("bigram")) is BigramLanguageModel
     assert type(make("gpt")) is GPT
     assert type(make("modern")) is ModernGPT
-    assert set(NAMES) - set(STACKS) == {"bigram", "gpt", "modern"}
+    assert type(make("muon")) is ModernGPT
+    assert set(NAMES) - set(STACKS) == {"bigram", "gpt", "modern", "muon"}
 
 
 def test_initial_weights_are_the_only_difference_between_layernorm_and_init():
@@ -126,17 +131,17 @@ def test_initial_weights_are_the_only_difference_between_layernorm_and_init():
     assert b.parts[0].tokens.weight.std() < 0.03 < a.parts[0].tokens.weight.std()
 
 
-def test_rotary_differs_from_the_gpt_only_in_positions_and_rmsnorm_from_modern_only_in_the_gate():
+def test_rotary_differs_from_the_gpt_only_in_positions_and_swiglu_from_modern_only_in_its_start_and_ties():
     """With the same weights in the same places, the outputs agree."""
-    modern, rms = make("modern").eval(), make("rmsnorm").eval()
+    modern, stack = make("modern").eval(), make("swiglu").eval()
     with torch.no_grad():
-        rms.parts[0].weight.copy_(modern.tok_emb.weight)
+        modern.lm_head.weight.copy_(modern.tok_emb.weight)
+        stack.parts[0].weight.copy_(modern.tok_emb.weight)
         for i, block in enumerate(modern.blocks):
-            attention = rms.parts[2 + i][0].parts[1]
-            attention.load_state_dict(block.attn.state_dict())
-            for mlp in (block.mlp, rms.parts[2 + i][1].parts[1]):
-                torch.nn.init.zeros_(mlp.down.weight)
-    torch.testing.assert_close(modern(random_ids(2, 9))[0], rms(random_ids(2, 9))[0])
+            attention, gate = stack.parts[2 + i]
+            attention.parts[1].load_state_dict(block.attn.state_dict())
+            gate.parts[1].load_state_dict(block.mlp.state_dict())
+    torch.testing.assert_close(modern(random_ids(2, 9))[0], stack(random_ids(2, 9))[0])
     gpt, rotary = make("gpt"), make("rotary")
     table = gpt.pos_emb.weight.numel()
     assert sum(p.numel() for p in gpt.parameters()) - table == sum(p.numel() for p in rotary.parameters())
@@ -164,4 +169,4 @@ def test_positions_are_added_to_tokens():
 def test_neighbours_differ():
     shapes = {name: [tuple(p.shape) for p in make(name).parameters()] for name in NAMES}
     for a, b in itertools.pairwise(NAMES):
-        assert shapes[a] != shapes[b] or b in ("head", "heads", "init"), (a, b)
+        assert shapes[a] != shapes[b] or b in ("head", "heads", "init", "muon"), (a, b)

@@ -35,7 +35,7 @@ SHAPES: dict[bool, dict[str, Any]] = {  # of a rung, by rung.scaled
     False: dict(n_layer=3, n_head=4, n_embd=32),
     True: dict(n_layer=4, n_head=4, n_embd=128, dropout=0.05),
 }
-LEARNING_RATES = {"table": 1e-1, "small": 2e-2, "scaled": 4e-3}  # a row of a table is seldom read: it takes large steps
+LEARNING_RATES = {"table": 1e-1, "small": 2e-2, "scaled": 4e-3, "muon": 2e-2}  # rows of a table are seldom read
 CURVE = 60  # points of a saved loss curve
 
 
@@ -81,7 +81,8 @@ def shape(rung: Rung, vocab_size: int) -> GPTConfig:
 
 
 def learning_rate(rung: Rung) -> float:
-    return LEARNING_RATES["scaled" if rung.scaled else "table" if rung.name == "bigram" else "small"]
+    size = "scaled" if rung.scaled else "small"
+    return LEARNING_RATES[{"bigram": "table", "muon": "muon"}.get(rung.name, size)]
 
 
 def attempt(
@@ -89,7 +90,12 @@ def attempt(
 ) -> Iterator[tuple[Run, Metrics]]:
     """Train a rung once, yielding after every step; the run is kept in the folder."""
     config = TrainConfig(
-        batch_size=BATCH_SIZE, max_iters=steps, learning_rate=learning_rate(rung), eval_interval=steps, seed=seed
+        batch_size=BATCH_SIZE,
+        max_iters=steps,
+        optimizer=rung.optimizer,
+        learning_rate=learning_rate(rung),
+        eval_interval=steps,
+        seed=seed,
     )
     torch.manual_seed(seed)
     model = rung.model(shape(rung, corpus.tokenizer.vocab_size)).to(device)

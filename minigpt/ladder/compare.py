@@ -30,6 +30,8 @@ def compare(a: Rung, b: Rung, shapes: Sequence[GPTConfig], results: dict[str, Re
     out += [*side_by_side(flows[0], flows[1], column), ""]
     counts = [sum(p.numel() for p in model.parameters()) for model in models]
     out.append(f"parameters  {counts[0]:,} -> {counts[1]:,} ({counts[1] - counts[0]:+,})")
+    if a.optimizer != b.optimizer:
+        out.append(f"optimizer   {a.optimizer} -> {b.optimizer}")
     before, after = results[a.name].val_loss, results[b.name].val_loss
     verdict = "better" if after < before else "worse"
     out.append(f"val loss    {before:.4f} -> {after:.4f}, {abs(after - before):.4f} nats/token {verdict}")
