@@ -118,7 +118,8 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        path = context.command_path if context else (command.name or "minigpt")
+        called = Path(sys.argv[0]).name
+        path = context.command_path if context else called if called == f"{command.name}.py" else "minigpt"
         print(f"{path}: {error.format_message()}\nTry '{path} --help'.", file=sys.stderr)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):

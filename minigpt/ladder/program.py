@@ -62,10 +62,15 @@ def climb(
     if results:
         write_file(folder / "ladder.svg", picture(results, floor, corpus.name, steps))
         best = min(results, key=lambda r: r.val_loss)
+        pair = max(2, best.number)
+        if any(r.val_loss > r.train_loss + 0.5 for r in results):
+            say(
+                "\nWhere val lies far above train, the rung has learned so short a text by heart: fewer steps (--budget) help."
+            )
         say(
             f"\n{time.perf_counter() - started:.0f} s. "
             f"The picture: {folder / 'ladder.svg'}   the figures: {folder / 'ladder.json'}\n"
-            f"Try next: minigpt generate {best.attempts[0].run}   python ladder.py --diff {best.number - 1} {best.number}"
+            f"Try next: minigpt generate {best.attempts[0].run}   python ladder.py --diff {pair - 1} {pair}"
         )
     if stop.requested:
         say(f"Stopped after {len(results)} of {len(rungs)} rungs.")
