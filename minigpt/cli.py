@@ -17,10 +17,10 @@ from typing import Any
 import click
 
 from . import __version__
-from .config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict
+from .config import MUON, RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict
 from .program import DEVICE, SETTINGS, choose_device, flags, one_of, run as run_command, usage
 
-ARCHITECTURES = {"gpt": "gpt2", "modern": "qwen3", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
+ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
 UNKNOWN = "what to do with a character that the model never saw: error, drop"
 
 
@@ -45,7 +45,8 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
 # ---- commands ----------------------------------------------------------------------------------------------------------
 
 RECIPE_LINES = [
-    f"  {name:<8} " + " ".join(f"{key}={value:g}" for key, value in recipe.items()) for name, recipe in RECIPES.items()
+    f"  {name:<8} " + " ".join(f"{key}={value}" for key, value in recipe.items())
+    for name, recipe in {**RECIPES, "Muon": MUON}.items()
 ]
 
 
@@ -69,13 +70,13 @@ def cli() -> None:
     """
 
 
-@cli.command(epilog="\b\nDefaults by size (a bigram has its own):\n" + "\n".join(RECIPE_LINES))
+@cli.command(epilog="\b\nDefaults by size; a bigram has its own, and Muon changes some:\n" + "\n".join(RECIPE_LINES))
 @click.argument("texts", nargs=-1, metavar="[TEXT ...]")
 @click.option("--out", metavar="DIR", help="the folder of the run  [default: runs/ and the name of the text]")
 @click.option(
     "--resume", is_flag=True, default=None, help="go on with the run in --out (or the latest) from its last checkpoint"
 )
-@click.option("--arch", metavar="NAME", help=f"architecture: {', '.join(ARCHITECTURES)}  [default: gpt]")
+@click.option("--arch", metavar="NAME", help=f"architecture: {', '.join(ARCHITECTURES)}  [default: modern]")
 @click.option(
     "--size",
     metavar="NAME",
@@ -116,14 +117,14 @@ def train(config_file: dict[str, Any], **flags: Any) -> None:
 
 
 def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
-    arch = one_of("arch", given.get("arch", "gpt"), tuple(ARCHITECTURES))
+    arch = one_of("arch", given.get("arch", "modern"), tuple(ARCHITECTURES))
     size = one_of("size", given.get("size", "auto"), ("auto", *SIZES))
     out = given.get("out")
     with usage():  # what no device could accept is refused before torch is loaded
         data_config = from_dict(DataConfig, given)
         _text("out", out)
         if size == "auto" and arch != "bigram":
-            _configs(arch, _fitting_size(given), given)
+            _configs(arch, _fitting_size(arch, given), given)
         else:
             _configs(arch, size, given)
 
@@ -162,7 +163,7 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
         f"\n{architecture(model)}\n\nOn {_device_name(device)}, {train_config.max_iters:,} steps "
         f"of {_tokens(train_config, gpt_config):,} tokens."
     )
-    name = _slug(corpus.name) + ("" if arch == "gpt" else f"-{arch}")
+    name = _slug(corpus.name) + ("" if arch == "modern" else f"-{arch}")
     folder = free_folder(Path("runs") / name) if out is None else Path(out)
     say(f"Run: {folder}\n")
     _follow(lambda: Run.create(folder, model, corpus, train_config), corpus)
@@ -517,19 +518,21 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
     recipe = RECIPES["bigram" if arch == "bigram" else size]
     if arch == "bigram" and (strange := {"n_layer", "n_head", "n_embd", "dropout", "size"} & given.keys()):
         raise ValueError(f"a bigram has no {', '.join(sorted(strange))}; leave it out, or choose --arch gpt")
-    if "learning_rate" in given:
+    if given.get("optimizer", "muon" if arch == "modern" else "adamw") == "muon":
+        recipe = recipe | {"optimizer": "muon"} | MUON
+    elif "learning_rate" in given:
         recipe = {name: value for name, value in recipe.items() if name != "min_lr"}
     values = recipe | given
     return from_dict(GPTConfig, values), from_dict(TrainConfig, values)
 
 
-def _fitting_size(given: dict[str, Any]) -> str:
+def _fitting_size(arch: str, given: dict[str, Any]) -> str:
     """A size that these values can be put over: the one that auto might choose on a processor or on a GPU."""
     try:
-        _configs("gpt", "small", given)
+        _configs(arch, "small", given)
     except ValueError as fault:
         try:
-            _configs("gpt", "lecture", given)
+            _configs(arch, "lecture", given)
         except ValueError:
             raise fault from None
         return "lecture"
