@@ -64,9 +64,7 @@ def climb(
         best = min(results, key=lambda r: r.val_loss)
         pair = max(2, best.number)
         if any(r.val_loss > r.train_loss + 0.5 for r in results):
-            say(
-                "\nWhere val lies far above train, the rung has learned so short a text by heart: fewer steps (--budget) help."
-            )
+            say("\nWhere val lies far above train, a rung has learned the text by heart: fewer steps (--budget) help.")
         say(
             f"\n{time.perf_counter() - started:.0f} s. "
             f"The picture: {folder / 'ladder.svg'}   the figures: {folder / 'ladder.json'}\n"
