@@ -44,6 +44,7 @@ TEXT = {  # what a run says of its text
     "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,
     "tokenizer": str, "encoding": str, "val_fraction": float,
 }
+YOUNGER = {"optimizer", "schedule"}  # fields of TrainConfig that came later: an older run has what are now the defaults
 BEGINNINGS = {  # what a run can have before its first weights are written
     "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
     "metrics.jsonl", "samples.jsonl", "checkpoints",
@@ -255,9 +256,9 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     for name, kind in TEXT.items():
         if not isinstance(text, dict) or not isinstance(text.get(name), kind):
             raise ValueError(f"{path} is damaged: its part minigpt / text lacks {name}")
-    if not isinstance(train, dict) or set(train) != {f.name for f in fields(TrainConfig)}:
+    if not isinstance(train, dict) or {f.name for f in fields(TrainConfig)} - YOUNGER != set(train) - YOUNGER:
         raise ValueError(f"{path} is damaged: its part minigpt / train is not what this version writes")
-    TrainConfig(**train)
+    about["train"] = asdict(TrainConfig(**train))
     if config.get("model_type") not in MODELS:
         raise ValueError(f"{path} names the model type {config.get('model_type')!r}; known are {', '.join(MODELS)}")
     return config

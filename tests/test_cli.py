@@ -11,16 +11,18 @@ import pytest
 from conftest import TINY
 
 import minigpt
+from minigpt.checkpoint import MODELS
 from minigpt.cli import cli
-from minigpt.config import RECIPES, DataConfig, GPTConfig, SampleConfig, TrainConfig
+from minigpt.config import MUON, RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig
 
 TRAIN_FIELDS = [f for config in (GPTConfig, TrainConfig, DataConfig) for f in fields(config) if f.name != "vocab_size"]
 
 
 def settings_of(run):
-    """Everything that a run's config.json says, as one mapping."""
+    """Everything that a run's config.json says, as one mapping, the shape in our names."""
     config = json.loads((run / "config.json").read_text())
-    return config | config["minigpt"]["train"] | config["minigpt"]["text"]
+    shape = MODELS[config["model_type"]].shape_from_hf(config)
+    return config | shape | config["minigpt"]["train"] | config["minigpt"]["text"]
 
 
 def metrics_of(run):
@@ -100,7 +102,7 @@ def test_a_config_file_sets_flags_and_the_command_line_wins(run_cli, tmp_path, t
     result = run_cli("train", "my.txt", "--config", "my.toml", "--n-embd", 16, "--max-iters", 2)
     assert result.code == 0, result.err
     settings = settings_of(tmp_path / "from-file")
-    wanted = dict(n_layer=2, n_embd=16, max_iters=2, learning_rate=0.02, tokenizer="byte", min_lr=0.002)
+    wanted = dict(n_layer=2, n_embd=16, max_iters=2, learning_rate=0.02, tokenizer="byte", min_lr=0.0)
     assert {name: settings[name] for name in wanted} == wanted
 
 
@@ -128,14 +130,15 @@ def test_a_wrong_number_in_the_environment_is_named(run_cli, monkeypatch, text_f
     assert "MINIGPT_MAX_ITERS" in result.err or "--max-iters" in result.err
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "lecture"])
-def test_a_size_is_a_recipe_over_which_single_values_win(run_cli, tmp_path, text_file, size):
-    args = ["--size", size, "--max-iters", 1, "--n-layer", 1, "--n-embd", 48, "--block-size", 16, "--batch-size", 2]
+@pytest.mark.parametrize("arch", ["modern", "gpt"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_is_a_recipe_over_which_single_values_win(run_cli, tmp_path, text_file, size, arch):
+    args = ["--size", size, "--arch", arch, "--max-iters", 1, "--n-layer", 1, "--n-embd", 48, "--block-size", 16, "--batch-size", 2]
     assert run_cli("train", "my.txt", "--out", "run", *args, "--device", "cpu", "--eval-tokens", 64).code == 0
-    settings, recipe = settings_of(tmp_path / "run"), RECIPES[size]
-    assert (settings["n_layer"], settings["n_embd"], settings["n_positions"]) == (1, 48, 16)
-    assert (settings["n_head"], settings["learning_rate"]) == (recipe["n_head"], recipe["learning_rate"])
-    assert settings["resid_pdrop"] == recipe["dropout"]
+    settings, recipe = settings_of(tmp_path / "run"), RECIPES[size] | (MUON if arch == "modern" else {})
+    assert (settings["n_layer"], settings["n_embd"], settings["block_size"]) == (1, 48, 16)
+    for name in ("n_head", "dropout", "learning_rate"):
+        assert settings[name] == recipe[name]
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def test_a_run_holds_exactly_the_documented_files(trained):
 def test_training_talks_on_stderr_only_and_says_what_is_next(run_cli, text_file):
     result = run_cli("train", "my.txt", *TINY)
     assert (result.code, result.out) == (0, "")
-    for words in ("my.txt: 20,026 characters", "GPT, 4,064 parameters", "step      2/2", "Run: runs/my", "generate runs/my"):
+    for words in ("my.txt: 20,026 characters", "ModernGPT, 4,640 parameters", "step      2/2", "Run: runs/my", "generate runs/my"):
         assert words in result.err
 
 
@@ -205,22 +208,28 @@ def test_a_bigram_is_trained_and_used_like_a_gpt(run_cli, tmp_path, text_file, o
     assert metrics_of(run)[-1]["step"] == 4
 
 
-def test_a_modern_gpt_is_trained_and_used_like_a_gpt(run_cli, tmp_path, text_file):
-    result = run_cli("train", "my.txt", "--arch", "modern", *TINY)
+@pytest.mark.parametrize(
+    ("arch", "folder", "kind", "parts"),
+    [
+        ("modern", "my", "Qwen3", ["ModernGPT", "NormedAttention, 2 heads", "SwiGLU", "RMSNorm", "optimizer muon"]),
+        ("gpt", "my-gpt", "GPT-2", ["GPT, 4,064", "MultiHeadAttention, 2 heads", "FeedForward", "optimizer adamw"]),
+    ],
+)
+def test_both_kinds_of_gpt_are_trained_and_used_alike(run_cli, tmp_path, text_file, arch, folder, kind, parts):
+    result = run_cli("train", "my.txt", "--arch", arch, *TINY)
     assert result.code == 0, result.err
-    run = tmp_path / "runs/my-modern"
-    assert settings_of(run)["model_type"] == "qwen3"
+    run = tmp_path / "runs" / folder
     told = run_cli("info", run).out
-    for part in ("ModernGPT", "NormedAttention, 2 heads", "SwiGLU", "RMSNorm"):
+    for part in parts:
         assert part in told
     assert len(run_cli("generate", run, "--prompt", "the ", "--max-new-tokens", 20).out) == 4 + 20 + 1
     assert "nats/token" in run_cli("eval", run).out
-    assert "It is a Qwen3 in transformers' format" in (run / "README.md").read_text()
-    assert run_cli("train", "--resume", "--out", run, "--arch", "modern", "--n-embd", 16, "--max-iters", 4).code == 0
+    assert f"It is a {kind} in transformers' format" in (run / "README.md").read_text()
+    assert run_cli("train", "--resume", "--out", run, "--arch", arch, "--n-embd", 16, "--max-iters", 4).code == 0
     assert metrics_of(run)[-1]["step"] == 4
-    refused = run_cli("train", "--resume", "--out", run, "--arch", "gpt", "--max-iters", 5)
+    refused = run_cli("train", "--resume", "--out", run, "--arch", "bigram", "--max-iters", 5)
     assert refused.code == 2
-    assert "arch is modern" in refused.err
+    assert f"arch is {arch}" in refused.err
 
 
 # ---- resuming ----------------------------------------------------------------------------------------------------------
@@ -376,8 +385,8 @@ def test_a_run_tells_its_architecture_its_text_and_its_best_loss(run_cli, traine
     best = min(metrics_of(trained), key=lambda m: m.get("val_loss", 9))
     settings = settings_of(trained)
     for words in (
-        "GPT, 4,064 parameters",
-        "blocks: 1 x Block",
+        "ModernGPT, 4,640 parameters",
+        "blocks: 1 x ModernBlock",
         "2 heads",
         f"my.txt: 20,026 characters, {settings['tokens']:,} tokens",
         settings["sha256"],
