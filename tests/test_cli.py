@@ -133,7 +133,22 @@ def test_a_wrong_number_in_the_environment_is_named(run_cli, monkeypatch, text_f
 @pytest.mark.parametrize("arch", ["modern", "gpt"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_size_is_a_recipe_over_which_single_values_win(run_cli, tmp_path, text_file, size, arch):
-    args = ["--size", size, "--arch", arch, "--max-iters", 1, "--n-layer", 1, "--n-embd", 48, "--block-size", 16, "--batch-size", 2]
+    args = [
+        "--size",
+        size,
+        "--arch",
+        arch,
+        "--max-iters",
+        1,
+        "--n-layer",
+        1,
+        "--n-embd",
+        48,
+        "--block-size",
+        16,
+        "--batch-size",
+        2,
+    ]
     assert run_cli("train", "my.txt", "--out", "run", *args, "--device", "cpu", "--eval-tokens", 64).code == 0
     settings, recipe = settings_of(tmp_path / "run"), RECIPES[size] | (MUON if arch == "modern" else {})
     assert (settings["n_layer"], settings["n_embd"], settings["block_size"]) == (1, 48, 16)
@@ -163,7 +178,13 @@ def test_a_run_holds_exactly_the_documented_files(trained):
 def test_training_talks_on_stderr_only_and_says_what_is_next(run_cli, text_file):
     result = run_cli("train", "my.txt", *TINY)
     assert (result.code, result.out) == (0, "")
-    for words in ("my.txt: 20,026 characters", "ModernGPT, 4,640 parameters", "step      2/2", "Run: runs/my", "generate runs/my"):
+    for words in (
+        "my.txt: 20,026 characters",
+        "ModernGPT, 4,640 parameters",
+        "step      2/2",
+        "Run: runs/my",
+        "generate runs/my",
+    ):
         assert words in result.err
 
 
