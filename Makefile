@@ -1,8 +1,6 @@
 # make run, make test: both set up everything they need in .venv. `make help` lists the rest.
 PYTHON ?= python3
 BIN := .venv/bin
-# Threads that wait leave the processor to other programs sooner (docs/decisions.md). It must be set before torch is loaded.
-export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: help run test check format clean
 .DEFAULT_GOAL := help

@@ -15,8 +15,9 @@ Read the files in this order; each imports only files above it.
     rungs       every step from the bigram to the modern GPT, one idea each
     sampling    logits -> one id: temperature, top-k, top-p
     engine      generate() -> yields ids; how a GPT writes
-    optim       AdamW and the learning-rate schedule
+    optim       AdamW, Muon and the learning-rate schedule
     speed       the same arithmetic in less time, on processors that need help
+    machine     what this machine can do, and what a model asks of it
     trainer     evaluate(), train() -> yields Metrics
     card        the model card: what a run says of itself to a stranger
     checkpoint  the run directory: save, load, resume

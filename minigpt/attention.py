@@ -78,12 +78,15 @@ class MultiHeadAttention(nn.Module):
         q, k, v = self.heads(x, cache.length if cache else 0)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, nh, S, hs): the past and the present
-        T, S = q.shape[-2], k.shape[-2]
-        mask = causal_mask(T, S, x.device) if 1 < T < S else None  # one position that asks may look at everything
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S)  # (B, nh, T, hs)
-        out = out.transpose(1, 2).flatten(2)  # (B, T, C): the heads side by side
+        out = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, T, C): the heads side by side
         return self.proj_dropout(self.proj(out))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """attention_weights(q, k) @ v, with dropout on the weights in training: (B, nh, T, hs), 2 x (B, nh, S, hs) -> q's."""
+        T, S = q.shape[-2], k.shape[-2]
+        mask = causal_mask(T, S, q.device) if 1 < T < S else None  # one position that asks may look at everything
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S)
 
 
 class KeyValueCache:

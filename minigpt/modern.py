@@ -11,6 +11,7 @@ and others. Each part is a rung of the ladder.
 Next: rungs.py
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,13 +35,19 @@ def rotate(x: Tensor, start: int = 0) -> Tensor:
     A query turned by m and a key turned by n meet at the angle m - n: attention feels how far away a token is, and needs
     no table of positions. Source: Su et al. 2021, equation 34 (arXiv:2104.09864).
     """
-    T, hs = x.shape[-2:]
-    frequencies = ROPE_THETA ** -(torch.arange(0, hs, 2, device=x.device, dtype=torch.float32) / hs)  # (hs/2,)
-    positions = torch.arange(start, start + T, device=x.device, dtype=torch.float32)  # (T,)
-    angles = torch.outer(positions, frequencies)  # (T, hs/2)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    left, right = x.chunk(2, dim=-1)  # 2 x (..., T, hs/2)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)  # (..., T, hs)
+    cos, sin = turns(start, *x.shape[-2:], x.device, x.dtype)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin  # (left, right) * cos + (right, left) * (-sin, sin)
+
+
+@lru_cache(maxsize=16)
+def turns(start: int, T: int, hs: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of the angles at T positions from `start`, twice (T, hs); the left half of the sines is negative."""
+    with torch.inference_mode(False):  # kept for training too
+        frequencies = ROPE_THETA ** -(torch.arange(0, hs, 2, device=device, dtype=torch.float32) / hs)  # (hs/2,)
+        positions = torch.arange(start, start + T, device=device, dtype=torch.float32)  # (T,)
+        angles = torch.outer(positions, frequencies)  # (T, hs/2)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
 
 class RotaryAttention(MultiHeadAttention):

@@ -10,6 +10,7 @@ import difflib
 import inspect
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -109,9 +110,10 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
         elif name != "stdin" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
-    # On Linux, let torch's threads wait for each other 1000 turns, not 300,000: where another program computes too, the ones
-    # that wait would take the time of those that are waited for. Read when torch is loaded; docs/decisions.md has figures.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if _others_compute():
+        # Let torch's threads wait for each other 1000 turns, not 300,000: the ones that wait would take the time of those
+        # that are waited for. Read when torch is loaded; docs/decisions.md has figures.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         code = command.main(arguments, standalone_mode=False)
@@ -132,6 +134,18 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         print(f"minigpt: {message}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _others_compute() -> bool:
+    """True if other programs keep this machine's processors busy now. Where that cannot be seen (not Linux), False."""
+    running = []
+    try:
+        for _ in range(5):
+            running.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)  # without this one
+            time.sleep(0.002)
+    except (OSError, ValueError, IndexError):
+        return False
+    return sorted(running)[2] >= 1
 
 
 def _explain(error: BaseException) -> str:

@@ -8,17 +8,23 @@ its convolutions go through oneDNN, which does not. A linear layer is a convolut
 Memory: each step needs the same large arrays. glibc gives them back to the system and fetches them anew, and every fresh
 page costs an interrupt; told to keep them, it does not.
 
-Next: trainer.py
+Next: machine.py
 """
 
 import ctypes
+import math
 import platform
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from .attention import MultiHeadAttention, causal_mask
 
 
 class ConvolutionalLinear(nn.Linear):
@@ -36,6 +42,66 @@ class ConvolutionalLinear(nn.Linear):
         return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 
+class _NormedByRMS(torch.autograd.Function):
+    """x (..., C), weight (C,) -> x / sqrt(mean of x² + eps) * weight, in few passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, scale, weight)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        # The gradient of a layer norm whose mean is zero, but for the share that goes through the mean.
+        x, scale, weight = ctx.saved_tensors
+        grad, zero = grad.contiguous(), torch.zeros_like(scale)
+        layer_norm_backward = torch.ops.aten.native_layer_norm_backward
+        dx, dweight, _ = layer_norm_backward(grad, x, weight.shape, zero, scale, weight, None, [True, True, False])
+        return dx.add_((grad @ weight).unsqueeze(-1).mul_(scale).div_(weight.numel())), dweight, None
+
+
+class FewPassRMSNorm(nn.RMSNorm):
+    """An RMSNorm, x (..., C) -> (..., C). Same parameters, same sums up to rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype:
+            return super().forward(x)
+        return _NormedByRMS.apply(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
+
+
+class QuickDropout(nn.Dropout):
+    """Dropout, x -> same shape, from cheap random bits: 16 for each element, drawn four at a time.
+
+    So the probability is one of 65,537. torch draws a number of its own for each element, one after the other: six times as
+    slow on two cores, as slow as all matrix products together.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * kept(x.shape, self.p) if self.training and self.p > 0 else x
+
+
+def kept(shape: Sequence[int], p: float) -> Tensor:
+    """What dropout multiplies by: 0 with probability p, else 1 / (1 - p), so that the mean stays."""
+    n = math.prod(shape)
+    bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n].view(shape)
+    return torch.ge(bits, round(p * 2**16) - 2**15, out=torch.empty(shape)).mul_(1 / (1 - p))
+
+
+def attend_with_dropout(attention: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """MultiHeadAttention.attend with QuickDropout; torch's own, with dropout, goes a slow way on processors.
+
+    q, k, v (B, nh, T, hs) -> (B, nh, T, hs). Scale and mask are part of the product that makes the scores.
+    """
+    if not attention.training:
+        return type(attention).attend(attention, q, k, v)
+    T, hs = q.shape[-2:]
+    mask = torch.zeros(T, T).masked_fill_(~causal_mask(T, T), float("-inf"))
+    q3, k3, v3 = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    weights = torch.baddbmm(mask, q3, k3.mT, alpha=hs**-0.5).softmax(-1)  # (B nh, T, T)
+    return (weights * kept(weights.shape, attention.dropout) @ v3).view_as(q)
+
+
 def speed_up(model: nn.Module, device: torch.device) -> None:
     """Make training on a processor faster; on other devices do nothing. Changes how, never what, is computed.
 
@@ -46,6 +112,13 @@ def speed_up(model: nn.Module, device: torch.device) -> None:
     if device.type != "cpu":
         return
     _keep_memory()
+    for module in model.modules():
+        if type(module) is nn.RMSNorm:
+            module.__class__ = FewPassRMSNorm
+        elif type(module) is nn.Dropout:
+            module.__class__ = QuickDropout
+        elif isinstance(module, MultiHeadAttention) and module.dropout:
+            module.attend = partial(attend_with_dropout, module)  # type: ignore[method-assign]
     if _mkl_is_slow_here():
         for module in model.modules():
             if type(module) is nn.Linear:

@@ -71,7 +71,7 @@ def train(
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
     speed_up(model, device)
-    autocast = _autocast(device, config.dtype)
+    autocast, at_once = _autocast(device, config.dtype), windows_at_once(device, model.block_size)
     started, clock = time.perf_counter(), _Speed()
 
     if state.step == 0:
@@ -85,10 +85,13 @@ def train(
             number = state.step * config.grad_accum_steps + micro
             _seed_dropout(device, config.seed, number)
             idx, targets = (ids.to(device, non_blocking=True) for ids in batches[number])
-            with autocast():
-                _, loss = model(idx, targets)
-            (loss / config.grad_accum_steps).backward()
-            loss_sum += loss.item() / config.grad_accum_steps
+            for part in range(0, len(idx), at_once):
+                few = slice(part, part + at_once)
+                with autocast():
+                    _, loss = model(idx[few], targets[few])
+                share = len(idx[few]) / len(idx) / config.grad_accum_steps
+                (loss * share).backward()
+                loss_sum += loss.item() * share
             tokens += targets.numel()
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf")).item()
         if not np.isfinite([loss_sum, grad_norm]).all():
@@ -118,7 +121,7 @@ def evaluate(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autoca
     """
     device = next(model.parameters()).device
     block_size = model.block_size
-    at_once = max(1, (4096 if device.type == "cpu" else 65536) // block_size)  # windows; few stay in a processor's cache
+    at_once = windows_at_once(device, block_size)
     total, count = 0.0, 0
     was_training = model.training
     model.eval()
@@ -130,6 +133,11 @@ def evaluate(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autoca
             count += targets.numel()
     model.train(was_training)
     return total / count
+
+
+def windows_at_once(device: torch.device, block_size: int) -> int:
+    """Windows that are computed together. On a processor few: what one layer made is still in the cache for the next."""
+    return max(1, (2048 if device.type == "cpu" else 65536) // block_size)
 
 
 def bits_per_char(loss: float, tokens_per_char: float = 1.0) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minigpt import GPT, BigramLanguageModel, GPTConfig, ModernGPT, TrainConfig
-from minigpt.optim import Muon, learning_rate, make_optimizer, orthogonal
+from minigpt.optim import TURNS, Muon, learning_rate, make_optimizer, orthogonal
 
 
 def test_only_matrices_decay():
@@ -85,7 +85,8 @@ def test_muon_moves_about_as_far_as_torchs_own():
     holder.blocks = torch.nn.ParameterList([ours])
     ours.grad, theirs.grad = gradient.clone(), gradient.clone()
     make_optimizer(holder, MUON).step()
-    torch.optim.Muon([theirs], lr=0.1, weight_decay=0.5, momentum=0.8, nesterov=True, adjust_lr_fn="match_rms_adamw").step()
+    settings = dict(lr=0.1, weight_decay=0.5, momentum=0.8, nesterov=True, ns_steps=TURNS, adjust_lr_fn="match_rms_adamw")
+    torch.optim.Muon([theirs], **settings).step()
     a, b = (p.detach() - start * (1 - 0.1 * 0.5) for p in (ours, theirs))
     assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
     assert a.norm() / b.norm() == pytest.approx(1, abs=0.05)

@@ -10,13 +10,13 @@ from minigpt import (
     BigramLanguageModel,
     CharTokenizer,
     GPTConfig,
+    ModernGPT,
     TrainConfig,
     TrainState,
     evaluate,
     train,
     trainer,
 )
-from minigpt.speed import ConvolutionalLinear
 from minigpt.trainer import NonFiniteLoss
 
 SHAPE = dict(block_size=8, n_layer=2, n_head=2, n_embd=16)
@@ -164,33 +164,26 @@ def test_training_never_asks_what_the_model_is(data):
     assert metrics[-1].val_loss < metrics[0].val_loss - 1
 
 
-def test_bfloat16_can_be_asked_for(data):
-    metrics = run(data, make_model(), dtype="bfloat16", max_iters=5)
-    assert metrics[-1].val_loss == pytest.approx(run(data, make_model(), max_iters=5)[-1].val_loss, abs=0.05)
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("kind", [GPT, ModernGPT])
+def test_bfloat16_can_be_asked_for(data, kind, dropout):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        model = kind(GPTConfig(vocab_size=64, dropout=dropout, **SHAPE))
+        losses.append(run(data, model, dtype=dtype, max_iters=5)[-1].val_loss)
+    assert losses[1] != losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
-def test_a_linear_layer_as_a_convolution_gives_the_same_sums_and_gradients():
-    linear = torch.nn.Linear(24, 40)
-    convolution = ConvolutionalLinear(24, 40)
-    convolution.load_state_dict(linear.state_dict())
-    for shape in ((24,), (5, 24), (3, 7, 24)):
-        x, y = (torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2))
-        torch.testing.assert_close(linear(x), convolution(y))
-        linear(x).square().sum().backward()
-        convolution(y).square().sum().backward()
-        torch.testing.assert_close(x.grad, y.grad)
-    for a, b in zip(linear.parameters(), convolution.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+def test_a_batch_that_is_computed_in_parts_is_the_same_batch(data, monkeypatch):
+    whole, parts = make_model(), make_model()
+    metrics = run(data, whole, batch_size=7, max_iters=5)
+    monkeypatch.setattr(trainer, "windows_at_once", lambda *_: 3)
+    in_parts = run(data, parts, batch_size=7, max_iters=5)
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-4, atol=1e-5)
+    assert [m.loss for m in in_parts[1:]] == pytest.approx([m.loss for m in metrics[1:]], rel=1e-5)
 
 
-@pytest.mark.parametrize("slow", [True, False])
-def test_convolutions_are_used_where_they_are_faster_and_only_there(slow, monkeypatch):
-    from minigpt import speed
-
-    monkeypatch.setattr(speed, "_mkl_is_slow_here", lambda: slow)
-    model = make_model()
-    names = list(model.state_dict())
-    speed.speed_up(model, torch.device("cpu"))
-    assert (type(model.blocks[0].mlp.up) is ConvolutionalLinear) == slow
-    assert list(model.state_dict()) == names
-    assert model.lm_head.weight is model.tok_emb.weight
+def test_windows_at_once_are_few_on_a_processor_and_never_none():
+    windows = [trainer.windows_at_once(torch.device(kind), block) for kind in ("cpu", "cuda") for block in (64, 10**6)]
+    assert windows == [32, 1, 1024, 1]

@@ -1,0 +1,89 @@
+"""What this machine can do, and what a model asks of it: multiplications a second, multiplications a token, memory.
+
+A training that reaches half of what the bare matrix products reach wastes half of its time elsewhere; without the
+comparison nobody knows. On a processor the peak is measured; of a GPU it is what its data sheet says, or unknown.
+
+Next: trainer.py
+"""
+
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from .attention import Head, MultiHeadAttention
+
+# Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets (SXM where there are several). The first name
+# that the device's name contains; a device that is not here has no peak.
+GPU_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Additions and multiplications a second of large matrix products here; None where it is not known.
+
+    On a processor: the best of a few float32 products of 1024 x 1024, with torch's threads, measured once in a fifth of a
+    second. On a GPU: bfloat16, from its data sheet.
+    """
+    if device.type == "cpu":
+        return _measured_peak(torch.get_num_threads())
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return next((peak for part, peak in GPU_PEAKS.items() if part in name), None)
+    return None
+
+
+@lru_cache
+def _measured_peak(threads: int) -> float:
+    n, best = 1024, 0.0
+    a, b, c = (torch.ones(n, n) for _ in range(3))
+    end = time.perf_counter() + 0.2
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        torch.mm(a, b, out=c)
+        best = max(best, 2 * n**3 / (time.perf_counter() - started))
+    return best
+
+
+def flops_per_token(model: nn.Module, block_size: int) -> int:
+    """Additions and multiplications of a training step for each token: forward, and backward twice as many.
+
+    6 for each weight of a matrix that multiplies, 12 n_layer n_embd block_size for attention; embeddings are looked up, not
+    multiplied. Source: Chowdhery et al. 2022, appendix B (arXiv:2204.02311).
+    """
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    heads = sum(m.query.out_features for m in model.modules() if isinstance(m, Head))
+    heads += sum(m.proj.in_features for m in model.modules() if isinstance(m, MultiHeadAttention))
+    return 6 * weights + 12 * heads * block_size
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that a training may still take here; None where that cannot be known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        values = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        limits.append(int(values["MemAvailable"].split()[0]) * 1024)
+    control_group = Path("/sys/fs/cgroup")  # of a container
+    try:
+        most = int((control_group / "memory.max").read_text())
+        limits.append(most - int((control_group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    if not limits and hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits, default=None)
