@@ -82,7 +82,10 @@ class MultiHeadAttention(nn.Module):
         return self.proj_dropout(self.proj(out))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """attention_weights(q, k) @ v, with dropout on the weights in training: (B, nh, T, hs), 2 x (B, nh, S, hs) -> q's."""
+        """attention_weights(q, k) @ v, and in training dropout on the weights.
+
+        q (B, nh, T, hs), k, v (B, nh, S, hs) -> (B, nh, T, hs).
+        """
         T, S = q.shape[-2], k.shape[-2]
         mask = causal_mask(T, S, q.device) if 1 < T < S else None  # one position that asks may look at everything
         dropout = self.dropout if self.training else 0.0

@@ -72,7 +72,8 @@ class NormedAttention(MultiHeadAttention):
 
     def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x, start)
-        return rotate(self.q_norm(q), start), rotate(self.k_norm(k), start), v
+        precise = self.q_norm.weight.dtype  # under autocast, q and k come in bfloat16
+        return rotate(self.q_norm(q.to(precise)), start), rotate(self.k_norm(k.to(precise)), start), v
 
 
 class SwiGLU(nn.Module):
