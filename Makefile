@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test check format clean
+.PHONY: help run test check race format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -18,6 +18,9 @@ check: .venv/.installed-dev ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+race: .venv/.installed ## a model as good as nanoGPT's example, timed; make race NANOGPT=PATH runs nanoGPT beside it
+	$(BIN)/python benchmarks/race.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 format: .venv/.installed-dev ## put the code into its standard form
 	$(BIN)/ruff check --fix .

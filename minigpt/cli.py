@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from . import __version__
-from .config import MUON, RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict
+from .config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict, with_muon
 from .program import DEVICE, SETTINGS, choose_device, flags, one_of, run as run_command, usage
 
 ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
@@ -46,8 +46,9 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
 
 RECIPE_LINES = [
     f"  {name:<8} " + " ".join(f"{key}={value}" for key, value in recipe.items())
-    for name, recipe in {**RECIPES, "Muon": MUON}.items()
+    for name, recipe in RECIPES.items()
 ]
+MUON_LINE = "\nWith Muon: learning_rate 2.56 / n_embd, in a straight line to zero, no warm-up, beta1 0.85."
 
 
 class _Commands(click.Group):
@@ -70,7 +71,7 @@ def cli() -> None:
     """
 
 
-@cli.command(epilog="\b\nDefaults by size; a bigram has its own, and Muon changes some:\n" + "\n".join(RECIPE_LINES))
+@cli.command(epilog="\b\nDefaults by size; a bigram has its own:\n" + "\n".join(RECIPE_LINES) + MUON_LINE)
 @click.argument("texts", nargs=-1, metavar="[TEXT ...]")
 @click.option("--out", metavar="DIR", help="the folder of the run  [default: runs/ and the name of the text]")
 @click.option(
@@ -518,12 +519,12 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
     recipe = RECIPES["bigram" if arch == "bigram" else size]
     if arch == "bigram" and (strange := {"n_layer", "n_head", "n_embd", "dropout", "size"} & given.keys()):
         raise ValueError(f"a bigram has no {', '.join(sorted(strange))}; leave it out, or choose --arch gpt")
-    if given.get("optimizer", "muon" if arch == "modern" else "adamw") == "muon":
-        recipe = recipe | {"optimizer": "muon"} | MUON
+    shape = from_dict(GPTConfig, recipe | given)
+    if arch != "bigram" and given.get("optimizer", "muon" if arch == "modern" else "adamw") == "muon":
+        recipe = with_muon(recipe, shape.n_embd)
     elif "learning_rate" in given:
         recipe = {name: value for name, value in recipe.items() if name != "min_lr"}
-    values = recipe | given
-    return from_dict(GPTConfig, values), from_dict(TrainConfig, values)
+    return shape, from_dict(TrainConfig, recipe | given)
 
 
 def _fitting_size(arch: str, given: dict[str, Any]) -> str:

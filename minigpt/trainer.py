@@ -23,6 +23,9 @@ from .optim import learning_rate, make_optimizer
 from .speed import speed_up
 
 
+FIRST_LOOK = 2**14  # validation tokens that an untrained model is evaluated on
+
+
 @dataclass(frozen=True)
 class Metrics:
     """What is known after a step. Losses are in nats/token."""
@@ -156,7 +159,8 @@ def _evaluated(
     model: LanguageModel, val: np.ndarray, config: TrainConfig, state: TrainState, autocast, metrics: Metrics, started: float
 ) -> Metrics:
     """The same metrics with the losses of an evaluation; the state remembers the best."""
-    val_loss = evaluate(model, val, config.eval_tokens, autocast)
+    untrained = min(config.eval_tokens or FIRST_LOOK, FIRST_LOOK)  # knows nothing; nobody needs that to four digits
+    val_loss = evaluate(model, val, config.eval_tokens if state.step else untrained, autocast)
     if not math.isfinite(val_loss):
         raise NonFiniteLoss(f"after step {state.step} the validation loss is {val_loss}; the weights are damaged")
     train_loss = state.loss_sum / state.loss_count if state.loss_count else None

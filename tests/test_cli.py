@@ -13,7 +13,7 @@ from conftest import TINY
 import minigpt
 from minigpt.checkpoint import MODELS
 from minigpt.cli import cli
-from minigpt.config import MUON, RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig
+from minigpt.config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, with_muon
 
 TRAIN_FIELDS = [f for config in (GPTConfig, TrainConfig, DataConfig) for f in fields(config) if f.name != "vocab_size"]
 
@@ -150,7 +150,7 @@ def test_a_size_is_a_recipe_over_which_single_values_win(run_cli, tmp_path, text
         2,
     ]
     assert run_cli("train", "my.txt", "--out", "run", *args, "--device", "cpu", "--eval-tokens", 64).code == 0
-    settings, recipe = settings_of(tmp_path / "run"), RECIPES[size] | (MUON if arch == "modern" else {})
+    settings, recipe = settings_of(tmp_path / "run"), with_muon(RECIPES[size], 48) if arch == "modern" else RECIPES[size]
     assert (settings["n_layer"], settings["n_embd"], settings["block_size"]) == (1, 48, 16)
     for name in ("n_head", "dropout", "learning_rate"):
         assert settings[name] == recipe[name]

@@ -1,0 +1,115 @@
+"""The runs behind the planner: python benchmarks/sweep.py [--list] [--fit]
+
+Trains models of the planner's family (today's GPT with Muon) of several sizes, contexts and lengths, on tiny Shakespeare, on
+parts of it, and on the source of Python's standard library, and writes a line for each into benchmarks/sweep.jsonl. A run
+that stands there already is not repeated, so it can be stopped and started at will. 45 minutes on two processor cores.
+
+--fit: from these lines, the constants of minigpt/planner.py's law (printed), docs/scaling.md and its picture.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import ROOT, shakespeare
+
+from minigpt import GPT, Batches, GPTConfig, ModernGPT, TrainConfig, evaluate, load_corpus, train
+from minigpt.config import from_dict
+from minigpt.planner import recipe
+
+LINES = ROOT / "benchmarks/sweep.jsonl"
+MILLION = 10**6
+
+
+def points() -> Iterator[dict[str, Any]]:
+    """What is run: text (and how many of its characters; 0 = all), shape, tokens read, dropout."""
+    def run(n_layer, n_embd, block_size, tokens, text="shakespeare", characters=0, dropout=0.0, arch="modern"):
+        return dict(text=text, characters=characters, arch=arch, n_layer=n_layer, n_embd=n_embd, block_size=block_size,
+                    tokens=int(tokens * MILLION), dropout=dropout)  # fmt: skip
+
+    for tokens, (n_layer, n_embd) in itertools.product((0.25, 0.5, 1, 2), ((3, 64), (4, 96), (4, 128))):
+        yield run(n_layer, n_embd, 128, tokens)
+    for block_size, tokens in itertools.product((64, 256), (0.5, 2)):
+        yield run(4, 96, block_size, tokens)
+    for tokens in (0.5, 1.5):
+        yield run(6, 192, 128, tokens)
+    for tokens, (n_layer, n_embd) in itertools.product((0.5, 1, 2), ((3, 64), (4, 128))):  # the text is read over and over
+        yield run(n_layer, n_embd, 128, tokens, characters=100_000)
+    for tokens, (n_layer, n_embd) in itertools.product((0.5, 2), ((3, 64), (4, 128))):
+        yield run(n_layer, n_embd, 128, tokens, text="library")
+    for tokens, (n_layer, n_embd) in ((0.5, (3, 64)), (2, (3, 64)), (1, (4, 128))):
+        yield run(n_layer, n_embd, 128, tokens, arch="gpt")
+    yield run(3, 64, 128, 4)
+    yield run(4, 128, 256, 4)
+    for dropout in (0.1, 0.2):
+        yield run(4, 128, 128, 2, characters=100_000, dropout=dropout)
+
+
+def library(folder: Path) -> Path:
+    """The source of Python's standard library, without its tests, in one file. The same for the same Python."""
+    home = Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in home.rglob("*.py") if not {"test", "tests", "site-packages", "dist-packages"} & {*path.parts})
+    whole = folder / "library.txt"
+    whole.write_text("\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files), encoding="utf-8")
+    return whole
+
+
+def measure(point: dict[str, Any], text: Path) -> dict[str, Any]:
+    """Train a model and measure its loss on the whole validation part (of the library: on 2**17 tokens)."""
+    corpus = load_corpus([text])
+    read = corpus.train[: point["characters"] or None]
+    shape = {name: point[name] for name in ("n_layer", "n_embd", "block_size", "dropout")}
+    settings = recipe(point["arch"], point["n_embd"], point["block_size"], point["tokens"])
+    config = from_dict(TrainConfig, settings | dict(eval_interval=settings["max_iters"], seed=1))
+    torch.manual_seed(config.seed)
+    kind = {"modern": ModernGPT, "gpt": GPT}[point["arch"]]
+    model = kind(GPTConfig(vocab_size=corpus.tokenizer.vocab_size, n_head=point["n_embd"] // 32, **shape))
+    started = time.perf_counter()
+    for metrics in train(model, Batches(read, config.batch_size, model.block_size, config.seed), corpus.val, config):
+        last = metrics
+    return {
+        **point,
+        "batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "n_params": sum(p.numel() for p in model.parameters()),
+        "train_tokens": len(read),
+        "train_loss": round(last.train_loss or 0.0, 4),
+        "val_loss": round(evaluate(model, corpus.val, 0 if point["text"] == "shakespeare" else 2**17), 4),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="only say what is still to be run")
+    parser.add_argument("--fit", action="store_true", help="fit the law and draw it")
+    asked = parser.parse_args()
+    done = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+    if asked.fit:
+        from scaling import publish_law
+
+        publish_law(done)
+        return
+    to_do = [p for p in points() if not any(p.items() <= line.items() for line in done)]
+    with tempfile.TemporaryDirectory() as folder:
+        texts = {"shakespeare": Path(shakespeare()), "library": library(Path(folder))}
+        for number, point in enumerate(to_do, 1):
+            print(f"{number}/{len(to_do)}", *(f"{name}={value}" for name, value in point.items()), file=sys.stderr, flush=True)
+            if asked.list:
+                continue
+            line = measure(point, texts[point["text"]])
+            with LINES.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(f"    {line['val_loss']:.4f} after {line['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
