@@ -31,6 +31,7 @@ MILLION = 10**6
 
 def points() -> Iterator[dict[str, Any]]:
     """What is run: text (and how many of its characters; 0 = all), shape, tokens read, dropout."""
+
     def run(n_layer, n_embd, block_size, tokens, text="shakespeare", characters=0, dropout=0.0, arch="modern"):
         return dict(text=text, characters=characters, arch=arch, n_layer=n_layer, n_embd=n_embd, block_size=block_size,
                     tokens=int(tokens * MILLION), dropout=dropout)  # fmt: skip
@@ -56,7 +57,9 @@ def points() -> Iterator[dict[str, Any]]:
 def library(folder: Path) -> Path:
     """The source of Python's standard library, without its tests, in one file. The same for the same Python."""
     home = Path(sysconfig.get_path("stdlib"))
-    files = sorted(path for path in home.rglob("*.py") if not {"test", "tests", "site-packages", "dist-packages"} & {*path.parts})
+    files = sorted(
+        path for path in home.rglob("*.py") if not {"test", "tests", "site-packages", "dist-packages"} & {*path.parts}
+    )
     whole = folder / "library.txt"
     whole.write_text("\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files), encoding="utf-8")
     return whole
@@ -102,7 +105,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         texts = {"shakespeare": Path(shakespeare()), "library": library(Path(folder))}
         for number, point in enumerate(to_do, 1):
-            print(f"{number}/{len(to_do)}", *(f"{name}={value}" for name, value in point.items()), file=sys.stderr, flush=True)
+            print(
+                f"{number}/{len(to_do)}", *(f"{name}={value}" for name, value in point.items()), file=sys.stderr, flush=True
+            )
             if asked.list:
                 continue
             line = measure(point, texts[point["text"]])

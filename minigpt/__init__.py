@@ -18,15 +18,19 @@ Read the files in this order; each imports only files above it.
     optim       AdamW, Muon and the learning-rate schedule
     speed       the same arithmetic in less time, on processors that need help
     machine     what this machine can do, and what a model asks of it
+    clock       where the time of a training goes, and how many steps still fit into it
     trainer     evaluate(), train() -> yields Metrics
+    watch       what an experienced eye sees in the figures of a training, in words
+    planner     the best model that this machine can train in the time there is
     card        the model card: what a run says of itself to a stranger
     checkpoint  the run directory: save, load, resume
     explain     attention maps, logit lens, surprise of each character, through hooks
     learner     a learner's own file, and the model in it
     check       fourteen questions to a model, and the likely cause where one fails
+    profile     where the time of a step goes, operation by operation
     console     what a person sees: the architecture, progress, the end
     program     how a program begins and ends: flags, mistakes in plain words, exit codes
-    cli         minigpt train | generate | eval | info | explain | check | ladder
+    cli         minigpt train | plan | generate | eval | info | explain | check | ladder
 
     ladder/     the rungs trained, measured, compared and broken; nothing above imports it
 """

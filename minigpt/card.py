@@ -39,7 +39,7 @@ A {kind} of {n_params:,} parameters ({shape}), trained from scratch by minigpt {
 | text | {_cell(text["name"])}, {text["characters"]:,} characters |
 | SHA-256 of the text | `{text["sha256"]}` |
 | validation | the last {100 * text["val_fraction"]:g} %, never trained on |
-| best step | {state.best_step} of {training["max_iters"]} |
+| best step | {state.best_step} of {state.last_step or training["max_iters"]} |
 | validation loss | {best} |
 
 ## Use

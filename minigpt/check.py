@@ -6,7 +6,7 @@
 The contract is model(idx) -> logits, None and model(idx, targets) -> logits, loss. Nothing else is asked of a model: it is
 watched from outside, in copies, and needs no text.
 
-Next: console.py
+Next: profile.py
 """
 
 import copy

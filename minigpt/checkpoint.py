@@ -44,7 +44,7 @@ TEXT = {  # what a run says of its text
     "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,
     "tokenizer": str, "encoding": str, "val_fraction": float,
 }
-YOUNGER = {"optimizer", "schedule"}  # fields of TrainConfig that came later: an older run has what are now the defaults
+YOUNGER = {"minutes", "optimizer", "schedule"}  # fields of TrainConfig that came later: an older run has what are now the defaults
 BEGINNINGS = {  # what a run can have before its first weights are written
     "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
     "metrics.jsonl", "samples.jsonl", "checkpoints",
@@ -124,11 +124,13 @@ class Run:
             _restore(
                 state, model, read_json(step_folder / "state.json"), read_tensors(step_folder / "optimizer.safetensors")
             )
+            if changes.keys() & {"max_iters", "minutes"}:  # where it ends now; the clock will know better
+                state.last_step = round(state.step * 60 * config.minutes / max(state.seconds, 1e-9))
             about["train"] = asdict(config)
             if paths:
                 about["text"]["paths"] = list(paths)
             run = cls(folder, model, fitting_tokenizer(folder, config_file), config, state, about)
-            if state.step >= config.max_iters:
+            if state.step >= state.ends_at(config):
                 return run, skipped
             for log in ("metrics.jsonl", "samples.jsonl"):  # forget what came after the checkpoint
                 kept_lines = [line for line in read_lines(folder / log) if line.get("step", 0) <= state.step]
@@ -293,5 +295,5 @@ def _restore(state: TrainState, model: nn.Module, plain: dict[str, Any], tensors
         parameter = parameters[name]
         state.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
     for f in fields(state):
-        if f.name != "optimizer":
+        if f.name in plain:
             setattr(state, f.name, plain[f.name])

@@ -1,4 +1,4 @@
-"""The command line: minigpt train | generate | eval | info | explain | check | ladder. Here arguments become calls.
+"""The command line: minigpt train | plan | generate | eval | info | explain | check | ladder. Here arguments become calls.
 
 The flags of `train` and `generate` are the fields of the config classes.
 """
@@ -7,9 +7,12 @@ import difflib
 import json
 import math
 import os
+import shlex
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import click
 
 from . import __version__
 from .config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict, with_muon
-from .program import DEVICE, SETTINGS, choose_device, flags, one_of, run as run_command, usage
+from .program import DEVICE, SETTINGS, STARTED, choose_device, flags, one_of, run as run_command, usage
 
 ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
 UNKNOWN = "what to do with a character that the model never saw: error, drop"
@@ -45,8 +48,7 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
 # ---- commands ----------------------------------------------------------------------------------------------------------
 
 RECIPE_LINES = [
-    f"  {name:<8} " + " ".join(f"{key}={value}" for key, value in recipe.items())
-    for name, recipe in RECIPES.items()
+    f"  {name:<8} " + " ".join(f"{key}={value}" for key, value in recipe.items()) for name, recipe in RECIPES.items()
 ]
 MUON_LINE = "\nWith Muon: learning_rate 2.56 / n_embd, in a straight line to zero, no warm-up, beta1 0.85."
 
@@ -92,6 +94,9 @@ def cli() -> None:
     metavar="FILE",
     help="TOML file with any of these flags as keys, such as n_layer = 6; flags given by hand win",
 )
+@click.option(
+    "--profile", is_flag=True, default=None, help="record ten steps: a table of where their time went, and trace.json"
+)
 @flags(GPTConfig, TrainConfig, DataConfig, leave_out=["vocab_size"], by_size=True)
 def train(config_file: dict[str, Any], **flags: Any) -> None:
     """Train a model on TEXT: files, folders (every *.txt in them), or - for standard input.
@@ -100,6 +105,7 @@ def train(config_file: dict[str, Any], **flags: Any) -> None:
 
     \b
     minigpt train my.txt
+    minigpt train my.txt --minutes 5          the best model that this machine can train in 5 minutes
     minigpt train my.txt --n-layer 6 --n-embd 192 --max-iters 3000
     minigpt train books/ more.txt --out runs/books --dropout 0.1
     minigpt train --resume --out runs/books
@@ -108,16 +114,17 @@ def train(config_file: dict[str, Any], **flags: Any) -> None:
     """
     given = config_file | {name: value for name, value in flags.items() if value is not None}
     texts = tuple(given.pop("texts", ()))
-    resume = given.pop("resume", False)
-    if not isinstance(resume, bool):
-        raise click.UsageError(f"resume is {resume!r}; it must be true or false")
+    resume, profile = given.pop("resume", False), given.pop("profile", False)
+    for name, value in (("resume", resume), ("profile", profile)):
+        if not isinstance(value, bool):
+            raise click.UsageError(f"{name} is {value!r}; it must be true or false")
     if resume:
-        _resume(texts, given)
+        _resume(texts, given, profile)
     else:
-        _train(texts, given)
+        _train(texts, given, profile)
 
 
-def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
+def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None:
     arch = one_of("arch", given.get("arch", "modern"), tuple(ARCHITECTURES))
     size = one_of("size", given.get("size", "auto"), ("auto", *SIZES))
     out = given.get("out")
@@ -139,6 +146,7 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     from .modern import ModernGPT
 
     device = choose_device(given.get("device", "auto"))
+    planned = size == "auto" and arch != "bigram" and bool(given.get("minutes"))
     if size == "auto":
         size = "small" if device == "cpu" else "lecture"
     with usage():
@@ -149,6 +157,8 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     for note in corpus.notes:
         say(note)
     say(corpus.describe())
+    if planned:
+        gpt_config, train_config = _planned(corpus, arch, device, given)
     corpus.check(gpt_config.block_size)
     torch.manual_seed(train_config.seed)
     vocab_size = corpus.tokenizer.vocab_size
@@ -167,10 +177,10 @@ def _train(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     name = _slug(corpus.name) + ("" if arch == "modern" else f"-{arch}")
     folder = free_folder(Path("runs") / name) if out is None else Path(out)
     say(f"Run: {folder}\n")
-    _follow(lambda: Run.create(folder, model, corpus, train_config), corpus)
+    _follow(lambda: Run.create(folder, model, corpus, train_config), corpus, profile)
 
 
-def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
+def _resume(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None:
     with usage():
         _text("out", given.get("out"))
     out = Path(given.get("out") or _latest_run())
@@ -214,32 +224,94 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     run, skipped = Run.resume(out, device, texts, **changes)
     for sentence in skipped:
         say(sentence)
-    if run.state.step >= run.config.max_iters:
-        say(f"{out} is already at step {run.state.step:,} of {run.config.max_iters:,}; give more with --max-iters")
+    last = run.state.ends_at(run.config)
+    if run.state.step >= last:
+        more = "--minutes" if run.config.minutes else "--max-iters"
+        say(f"{out} is already at step {run.state.step:,} of {last:,}; give more with {more}")
         return
-    say(f"Going on with {out} at step {run.state.step:,} of {run.config.max_iters:,}, on {_device_name(device)}.\n")
-    _follow(lambda: run, corpus)
+    say(f"Going on with {out} at step {run.state.step:,} of {last:,}, on {_device_name(device)}.\n")
+    _follow(lambda: run, corpus, profile)
 
 
-def _follow(begin: Callable[[], Any], corpus: Any) -> None:
+def _planned(corpus: Any, arch: str, device: str, given: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
+    """Find the plan for the minutes that are given, and show it."""
+    from .console import say
+    from .planner import plan
+
+    minutes = given["minutes"]
+    say(f"\nMeasuring {_device_name(device)} for a plan of {minutes:g} minutes ...")
+    with usage():
+        found = plan(corpus, minutes, arch, device, given, spent=time.perf_counter() - STARTED)
+    left = 60 * minutes - (time.perf_counter() - STARTED)
+    say(
+        f"{found.describe(corpus.tokens_per_char)}\n  {'ends':<10}at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
+    )
+    return found.shape, found.config
+
+
+def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
     """Train a run to its end, showing and keeping what happens. It begins where signals are heeded already."""
     from .batches import Batches
-    from .console import Progress, StopSignals, farewell
+    from .console import Progress, StopSignals, farewell, say
+    from .profile import Profile
     from .trainer import train
 
     with StopSignals() as stop:
         run = begin()
         config = run.config
+        if run.state.step == 0:
+            run.state.seconds = time.perf_counter() - STARTED  # the minutes began with the program
         batches = Batches(corpus.train, config.batch_size, run.model.block_size, config.seed)
-        with Progress(config, corpus.tokens_per_char, run.state.step) as progress:
+        with ExitStack() as stack:
+            recorder = stack.enter_context(Profile(run.folder)) if profile else None
+            progress = stack.enter_context(Progress(config, corpus.tokens_per_char, run.state.step))
             for metrics in train(run.model, batches, corpus.val, config, run.state):
                 run.record(metrics)
                 progress.update(metrics, run.sample)
+                if recorder:
+                    recorder.step()
                 if stop.requested:
                     break
+    if recorder:
+        say(f"\n{recorder.table}")
     if stop.requested:
         stop.leave(run)
     farewell(run)
+
+
+@cli.command()
+@click.argument("texts", nargs=-1, metavar="[TEXT ...]")
+@click.option("--minutes", type=float, required=True, metavar="N", help="the time that there is, from start to saved model")
+@click.option("--arch", default="modern", metavar="NAME", help="architecture: modern, gpt  [default: modern]")
+@click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+@flags(GPTConfig, DataConfig, leave_out=["vocab_size"])
+def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags: Any) -> None:
+    """Say what `minigpt train TEXT --minutes N` would train, without training it.
+
+    \b
+    minigpt plan my.txt --minutes 5
+    minigpt plan my.txt --minutes 60 --block-size 512
+
+    Measures this machine for a few seconds, reads the text, and chooses size, context, batch, steps and learning rate.
+    """
+    given = {name: value for name, value in flags.items() if value is not None} | {"minutes": minutes}
+    one_of("arch", arch, ("modern", "gpt"))
+    with usage():
+        if not minutes > 0:
+            raise ValueError(f"minutes is {minutes:g}; it must be above 0")
+        data_config = from_dict(DataConfig, given)
+        _configs(arch, _fitting_size(arch, given), given)
+
+    from .console import say
+    from .corpus import load_corpus
+
+    device = choose_device(device)
+    corpus = load_corpus(texts, data_config)
+    for line in (*corpus.notes, corpus.describe()):
+        say(line)
+    shape, _ = _planned(corpus, arch, device, given)
+    corpus.check(shape.block_size)
+    say("\nTrain it:\n  " + shlex.join(["minigpt", "train", *texts, "--minutes", f"{minutes:g}"]))
 
 
 @cli.command()
@@ -354,9 +426,23 @@ def info(run: Path) -> None:
     if measured:
         best = min(measured, key=lambda m: m["val_loss"])
         print(
-            f"steps     {measured[-1]['step']:,} of {train_config['max_iters']:,}; "
+            f"steps     {measured[-1]['step']:,} of {measured[-1].get('last_step', train_config['max_iters']):,}; "
             f"best val {best['val_loss']:.4f} nats/token at step {best['step']:,}"
         )
+        _print_time(measured)
+
+
+def _print_time(measured: list[dict[str, Any]]) -> None:
+    """Where the time of the last session went, and how fast it was, from the metrics of evaluations."""
+    last = measured[-1]
+    parts = last.get("time", {})
+    total = sum(parts.values())
+    if total:
+        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
+        print(f"time      {total:,.0f} s: {shares}")
+    if last.get("tokens_per_s"):
+        share = f", {last['peak_share']:.0%} of what this device's arithmetic allows" if last.get("peak_share") else ""
+        print(f"speed     {last['tokens_per_s']:,.0f} tokens/s{share}")
 
 
 @cli.command()

@@ -51,6 +51,7 @@ class TrainConfig:
     batch_size: int = option(12, "windows of text in one forward pass", 1, 2**20)
     grad_accum_steps: int = option(1, "forward passes in one step", 1, 2**16)
     max_iters: int = option(2000, "optimizer steps", 1, 10**9)
+    minutes: float = option(0.0, "end after so many minutes, however many steps that is; 0 = after max_iters", 0, 10**6)
     optimizer: str = option("adamw", "muon = Muon for the matrices of the blocks", choices=("adamw", "muon"))
     learning_rate: float = option(1e-3, "peak learning rate", 1e-12, 10)
     min_lr: float | None = option(None, "learning rate at the end (derived: a tenth of the peak)", 0, 10)

@@ -25,6 +25,7 @@ from rich.text import Text
 from .checkpoint import Run
 from .config import TrainConfig
 from .trainer import Metrics, bits_per_char
+from .watch import Watch
 
 
 def say(message: str) -> None:
@@ -77,6 +78,7 @@ class Progress:
     def __init__(self, config: TrainConfig, tokens_per_char: float = 1.0, first_step: int = 0) -> None:
         self.config, self.tokens_per_char, self.first_step = config, tokens_per_char, first_step
         self.console = Console(stderr=True, highlight=False)
+        self.watch = Watch()
         self.bar: Bar | None = None
         self.task = TaskID(0)
         self.began = self.last_line = time.monotonic()
@@ -96,14 +98,14 @@ class Progress:
 
     def update(self, metrics: Metrics, sample: str = "") -> None:
         """Show a step; after an evaluation also its losses, in a line that stays, and a piece of what the model writes."""
-        step, total = metrics.step, self.config.max_iters
+        step, total = metrics.step, metrics.last_step
         speed = f"{metrics.tokens_per_s:,.0f} tok/s" if metrics.tokens_per_s else ""
         left = (time.monotonic() - self.began) / max(1, step - self.first_step) * (total - step)
         eta = f"ETA {_clock(left)}" if step > self.first_step else ""
         if self.bar:
             loss = f"loss {metrics.loss:.3f}" if metrics.loss is not None else ""
             status = "  ".join(filter(None, (f"{step:,}/{total:,}", eta, loss, speed)))
-            self.bar.update(self.task, completed=step, status=status)
+            self.bar.update(self.task, completed=step, total=total, status=status)
         elif metrics.val_loss is None and time.monotonic() - self.last_line > 10:
             self._line(f"step {step:>6,}/{total:,}  loss {metrics.loss:.4f}  {speed}  {eta}")
         if metrics.val_loss is not None:
@@ -114,6 +116,8 @@ class Progress:
             self._line(f"step {step:>6,}/{total:,}  {train}val {metrics.val_loss:.4f} ({bits:.3f} bits/char){rest}{best}")
             if sample.strip():
                 self._line("    " + excerpt(sample, min(100, self.console.width) - 5, sys.stderr), style="dim")
+        for sentence in self.watch.see(metrics):
+            self._line(sentence, style="yellow")
 
     def _line(self, line: str, style: str = "") -> None:
         self.last_line = time.monotonic()
@@ -178,7 +182,7 @@ class StopSignals:
 def farewell(run: Run) -> None:
     """Say how good the model is, where it is, and what to try next."""
     state, text = run.state, run.about["text"]
-    if state.step < run.config.max_iters:
+    if state.step < state.ends_at(run.config):
         say(f"Stopped early: no better validation loss in {state.evaluations_since_best} evaluations.")
     bits, folder = bits_per_char(state.best_val_loss, text["tokens_per_char"]), shlex.quote(str(run.folder))
     say(

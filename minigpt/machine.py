@@ -3,7 +3,7 @@
 A training that reaches half of what the bare matrix products reach wastes half of its time elsewhere; without the
 comparison nobody knows. On a processor the peak is measured; of a GPU it is what its data sheet says, or unknown.
 
-Next: trainer.py
+Next: clock.py
 """
 
 import os
@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 
 from .attention import Head, MultiHeadAttention
+from .speed import speed_up
 
 # Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets (SXM where there are several). The first name
 # that the device's name contains; a device that is not here has no peak.
@@ -34,8 +35,8 @@ GPU_PEAKS = {
 def peak_flops(device: torch.device) -> float | None:
     """Additions and multiplications a second of large matrix products here; None where it is not known.
 
-    On a processor: the best of a few float32 products of 1024 x 1024, with torch's threads, measured once in a fifth of a
-    second. On a GPU: bfloat16, from its data sheet.
+    On a processor: the best of five float32 products of 1024 x 1024, with torch's threads, by the way that training takes
+    (speed.py), measured once. On a GPU: bfloat16, from its data sheet.
     """
     if device.type == "cpu":
         return _measured_peak(torch.get_num_threads())
@@ -48,12 +49,13 @@ def peak_flops(device: torch.device) -> float | None:
 @lru_cache
 def _measured_peak(threads: int) -> float:
     n, best = 1024, 0.0
-    a, b, c = (torch.ones(n, n) for _ in range(3))
-    end = time.perf_counter() + 0.2
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        torch.mm(a, b, out=c)
-        best = max(best, 2 * n**3 / (time.perf_counter() - started))
+    layer, x = nn.Sequential(nn.Linear(n, n, bias=False)), torch.ones(n, n)
+    speed_up(layer, torch.device("cpu"))
+    with torch.no_grad():
+        for _ in range(5):
+            started = time.perf_counter()
+            layer(x)
+            best = max(best, 2 * n**3 / (time.perf_counter() - started))
     return best
 
 

@@ -1,14 +1,254 @@
-import math
-from typing import Any
-from .config import with_muon
+"""The best model that this machine can train on a text in the time there is.
 
-TOKENS_PER_STEP = 2.0
+Three things decide: how fast this machine is (measured, for a few sizes), how much a model of a size learns from so many
+tokens (a law, fitted to the runs of benchmarks/sweep.py; docs/scaling.md shows it), and how hard the text is (what a
+compressor makes of it). The plan is the candidate with the lowest loss that the law expects.
+
+Next: card.py
+"""
+
+import lzma
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import GPTConfig, TrainConfig, from_dict, with_muon
+from .corpus import Corpus
+from .machine import available_memory
+from .model import GPT
+from .modern import ModernGPT, swiglu_width
+from .optim import make_optimizer
+from .speed import speed_up
+from .trainer import autocast_on, bits_per_char, windows_at_once
+
+SIZES = ((3, 64), (4, 96), (4, 128), (5, 160), (6, 192), (6, 256), (6, 384), (8, 512), (12, 768))  # layers, channels
+CONTEXTS = (64, 128, 256)
+TOKENS_PER_STEP = 2.0  # times the root of all tokens: 250 steps for 250,000, 1000 for 4 million
+LOOKS = 5  # at the validation text while training: each costs, and the last one counts
+MODELS = {"modern": ModernGPT, "gpt": GPT}
+LEARNS = {"modern": 1.0, "gpt": 0.3}  # a token teaches a GPT-2 with AdamW as much as so many teach today's with Muon
+
+
+@dataclass(frozen=True)
+class Law:
+    """The validation loss that a model of this family reaches on tiny Shakespeare, nats/character.
+
+        floor + size (n / 10⁶)^-size_power + tokens (d / 10⁶)^-tokens_power + context (T / 128)^-context_power
+
+    n: weights in the matrices of the blocks. d: tokens read, where what was read before counts less each time.
+    Form: Hoffmann et al. 2022, equation 10 (arXiv:2203.15556); repetition: Muennighoff et al. 2023, equation 5
+    (arXiv:2305.16264). Fitted to benchmarks/sweep.jsonl by `python benchmarks/sweep.py --fit`.
+    """
+
+    floor: float
+    size: float
+    size_power: float
+    tokens: float
+    tokens_power: float
+    context: float
+    context_power: float
+    repeats: float
+    error: float = 0.0  # of the logarithm of the loss: root mean square over the runs
+
+    def loss(self, weights: float, tokens: float, block_size: float, text_tokens: float) -> float:
+        again = max(0.0, tokens / text_tokens - 1)
+        fresh = min(tokens, text_tokens) + text_tokens * self.repeats * (1 - math.exp(-again / self.repeats))
+        return (
+            self.floor
+            + self.size * (weights / 1e6) ** -self.size_power
+            + self.tokens * (fresh / 1e6) ** -self.tokens_power
+            + self.context * (block_size / 128) ** -self.context_power
+        )
+
+
+LAW = Law(0.9, 0.05, 0.3, 0.5, 0.3, 0.05, 0.5, 10.0, 0.01)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What training costs here."""
+
+    token_s: float  # seconds for a token, forward and backward
+    step_s: float  # seconds for a step of the optimizer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, and what is expected of it."""
+
+    arch: str
+    shape: GPTConfig
+    config: TrainConfig
+    speed: Speed
+    memory: float  # bytes
+    epochs: float  # how often the text is read
+    loss: float  # nats/token
+    error: float  # of its logarithm
+
+    def describe(self, tokens_per_char: float = 1.0) -> str:
+        """The plan in plain words."""
+        shape, config = self.shape, self.config
+        tokens = config.batch_size * shape.block_size
+        step_s = tokens * self.speed.token_s + self.speed.step_s
+        losses = [self.loss * math.exp(sign * 2 * self.error) for sign in (-1, 1)]
+        low, high = (bits_per_char(loss, tokens_per_char) for loss in losses)
+        rows = {
+            "model": f"{shape.n_layer} blocks of {shape.n_embd} channels, {shape.n_head} heads, context {shape.block_size}: "
+            f"{matrix_weights(self.arch, shape) / 1e6:.2g} M weights",
+            "training": f"{config.max_iters:,} steps of {config.batch_size} x {shape.block_size}, "
+            f"{config.max_iters * tokens / 1e6:.2g} M tokens" + f", dropout {shape.dropout:g}" * (shape.dropout > 0),
+            "speed": f"{tokens / step_s:,.0f} tokens/s, a step in {1000 * step_s:.0f} ms",
+            "memory": f"about {max(0.1, self.memory / 1e9):.1f} GB",
+            "text": f"read {self.epochs:.2g} times: {_risk(self.epochs)}",
+            "expected": f"validation loss {losses[0]:.2f} to {losses[1]:.2f} nats/token ({low:.2f} to {high:.2f} bits/char)",
+        }
+        return "\n".join(f"  {name:<10}{words}" for name, words in rows.items())
+
+
+def _risk(epochs: float) -> str:
+    if epochs < 4:
+        return "too seldom to be learned by heart"
+    return f"{'some' if epochs < 15 else 'much'} may be learned by heart; the best model on the way is kept"
+
+
+def plan(
+    corpus: Corpus,
+    minutes: float,
+    arch: str = "modern",
+    device: str = "cpu",
+    given: dict[str, Any] | None = None,
+    spent: float = 0.0,
+    measure: "Callable[[str, GPTConfig, str], Speed] | None" = None,
+) -> Plan:
+    """The candidate with the lowest expected loss that can be trained in so many minutes.
+
+    given: values that are fixed (fields of GPTConfig and TrainConfig). spent: seconds of the minutes that are gone already.
+    Raises ValueError if nothing fits into the memory.
+    """
+    given, measure, began = given or {}, measure or measured, time.perf_counter()
+    hardness = difficulty(corpus)
+
+    def candidate(shape: GPTConfig) -> Plan:
+        memory = training_memory(arch, shape, torch.device(device))
+        free = available_memory(torch.device(device))
+        if free is not None and memory > 0.8 * free:
+            raise MemoryError(
+                f"to train {shape.n_layer} blocks of {shape.n_embd} channels takes {memory / 1e9:.1f} GB; {free / 1e9:.1f} GB "
+                f"are free"
+            )
+        speed = measure(arch, shape, device)
+        left = 60 * minutes - spent - (time.perf_counter() - began)
+        config = _training(arch, shape, speed, left, minutes, len(corpus.val), given)
+        epochs = config.max_iters * config.batch_size * config.grad_accum_steps * shape.block_size / len(corpus.train)
+        loss = LAW.loss(
+            matrix_weights(arch, shape), epochs * len(corpus.train) * LEARNS[arch], shape.block_size, len(corpus.train)
+        )
+        return Plan(arch, shape, config, speed, memory, epochs, hardness * loss, LAW.error + 0.05 * (hardness != 1))
+
+    contexts = [given["block_size"]] if "block_size" in given else [T for T in CONTEXTS if len(corpus.val) > T] or [8]
+    middle = contexts[len(contexts) // 2]
+    best, worse = None, 0
+    for n_layer, n_embd in dict.fromkeys((given.get("n_layer", L), given.get("n_embd", C)) for L, C in SIZES):
+        try:
+            this = candidate(shaped(corpus.tokenizer.vocab_size, n_layer, n_embd, middle, given))
+        except MemoryError as error:
+            if best is None:
+                raise ValueError(f"{error}; a smaller model, or another machine, is needed") from error
+            break
+        worse = 0 if best is None or this.loss < best.loss else worse + 1
+        best = this if worse == 0 else best
+        if worse == 2 or time.perf_counter() - began > 0.05 * 60 * minutes:
+            break
+    assert best is not None
+    others = [replace(best.shape, block_size=T) for T in contexts if middle != T]
+    return min([best, *map(candidate, others)], key=lambda plan: plan.loss)
+
+
+def shaped(vocab_size: int, n_layer: int, n_embd: int, block_size: int, given: dict[str, Any]) -> GPTConfig:
+    """A candidate's shape: heads of 32 channels, of 64 above 256, where nothing else is given."""
+    n_head = max(1, n_embd // (32 if n_embd <= 256 else 64))
+    while n_embd % n_head:
+        n_head -= 1
+    values = dict(vocab_size=vocab_size, n_layer=n_layer, n_embd=n_embd, block_size=block_size, n_head=n_head, dropout=0.0)
+    return from_dict(GPTConfig, values | given | dict(n_layer=n_layer, n_embd=n_embd, block_size=block_size))
 
 
 def recipe(arch: str, n_embd: int, block_size: int, tokens: float) -> dict[str, Any]:
-    """The batch, the steps and the rates with which a model of this width learns from so many tokens."""
-    wanted = TOKENS_PER_STEP * math.sqrt(tokens)
-    batch_size = max(1, round(wanted / block_size))
+    """How a model of this width learns from so many tokens: batch, steps and rates (fields of TrainConfig)."""
+    batch_size = max(1, round(TOKENS_PER_STEP * math.sqrt(tokens) / block_size))
     steps = max(1, round(tokens / (batch_size * block_size)))
     values = dict(batch_size=batch_size, max_iters=steps, learning_rate=float(f"{0.256 / n_embd:.3g}"))
     return with_muon(values, n_embd) if arch == "modern" else values
+
+
+def _training(
+    arch: str, shape: GPTConfig, speed: Speed, left: float, minutes: float, val_tokens: int, given: dict[str, Any]
+) -> TrainConfig:
+    """The training that fills the seconds that are left, and its looks at the validation text."""
+    eval_tokens = min(val_tokens, 2**16 if minutes < 2 else 2**17)
+    left -= LOOKS * (eval_tokens * speed.token_s / 3 + 0.3)  # forward alone; then a sample is written, and the model saved
+    a, b = speed.token_s, speed.step_s / TOKENS_PER_STEP  # seconds = a tokens + b √tokens
+    tokens = ((math.sqrt(b * b + 4 * a * max(left, 1.0)) - b) / (2 * a)) ** 2
+    values = recipe(arch, shape.n_embd, shape.block_size, tokens)
+    looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=eval_tokens, minutes=minutes)
+    return from_dict(TrainConfig, values | looks | given)
+
+
+def matrix_weights(arch: str, shape: GPTConfig) -> float:
+    """Weights in the matrices of the blocks: those that the law counts."""
+    C = shape.n_embd
+    return shape.n_layer * (4 * C * C + (3 * C * swiglu_width(C) if arch == "modern" else 8 * C * C))
+
+
+def training_memory(arch: str, shape: GPTConfig, device: torch.device) -> float:
+    """Bytes that training takes at most: weights, gradient, optimizer, and what is kept for the backward pass."""
+    tokens = windows_at_once(device, shape.block_size) * shape.block_size
+    tables = 2 * shape.vocab_size * shape.n_embd
+    kept = shape.n_layer * (30 * shape.n_embd + (shape.n_head * shape.block_size * 4 if shape.dropout else 0))
+    return 4 * (4 * (matrix_weights(arch, shape) + tables) + tokens * (kept + 3 * shape.vocab_size))
+
+
+def measured(arch: str, shape: GPTConfig, device: str) -> Speed:
+    """Seconds for a token and for a step of the optimizer: the best of two, after one that warms up."""
+    where = torch.device(device)
+    model = MODELS[arch](shape).to(where).train()
+    speed_up(model, where)
+    optimizer = make_optimizer(model, from_dict(TrainConfig, recipe(arch, shape.n_embd, shape.block_size, 1e6)))
+    windows = min(windows_at_once(where, shape.block_size), 2**14 // shape.block_size)
+    ids = torch.randint(shape.vocab_size, (windows, shape.block_size), device=where)
+    passes, steps = [], []
+    for _ in range(3):
+        started = time.perf_counter()
+        with autocast_on(where):
+            _, loss = model(ids, ids)
+        loss.backward()
+        loss.item()
+        passed = time.perf_counter()
+        optimizer.step()
+        optimizer.zero_grad()
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        passes.append(passed - started)
+        steps.append(time.perf_counter() - passed)
+    return Speed(min(passes[1:]) / ids.numel(), min(steps[1:]))
+
+
+# ---- how hard a text is ------------------------------------------------------------------------------------------------
+
+SHAKESPEARE_XZ = 1.866  # nats/token that xz needs for the first half million of tiny Shakespeare
+
+
+def difficulty(corpus: Corpus) -> float:
+    """How much larger than on tiny Shakespeare a model's loss will be on this text, from what xz makes of a part of it."""
+    return round(xz_loss(corpus.ids), 3) / SHAKESPEARE_XZ
+
+
+def xz_loss(ids: np.ndarray, most: int = 500_000) -> float:
+    """nats/token that xz needs for the first ids."""
+    part = np.ascontiguousarray(ids[:most])
+    return 8 * math.log(2) * len(lzma.compress(part.tobytes(), preset=6)) / len(part)

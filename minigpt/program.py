@@ -22,6 +22,7 @@ import click
 
 from .config import RECIPES
 
+STARTED = time.perf_counter()  # nearly: the interpreter took some hundredths of a second before
 DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
 SETTINGS: Any = {
     "help_option_names": ["-h", "--help"],

@@ -3,25 +3,28 @@
 train() is a generator. It yields what it measured after every step and knows nothing of files, screens or architectures:
 the command line prints and saves, a test takes next(), a page could draw. Whoever stops asking stops the training.
 
-Next: card.py
+Next: watch.py
 """
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from warnings import warn
 
 import numpy as np
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from .batches import Batches, random_bits, sweep
 from .bigram import LanguageModel
+from .clock import Clock
 from .config import TrainConfig
+from .machine import flops_per_token, peak_flops
 from .optim import learning_rate, make_optimizer
 from .speed import speed_up
-
 
 FIRST_LOOK = 2**14  # validation tokens that an untrained model is evaluated on
 
@@ -31,14 +34,18 @@ class Metrics:
     """What is known after a step. Losses are in nats/token."""
 
     step: int  # optimizer steps taken; 0 is the untrained model
-    loss: float | None  # of this step's batch, before the step
-    lr: float | None  # of this step
-    grad_norm: float | None  # of this step, before clipping
-    tokens_per_s: float | None  # training alone, averaged over the last steps
-    seconds: float  # since train() began, evaluations included
+    last_step: int  # the step to end with, as planned now
+    seconds: float  # since training began, evaluations and earlier sessions included
+    loss: float | None = None  # of this step's batch, before the step; None of the untrained model, as the next four
+    lr: float | None = None  # of this step
+    grad_norm: float | None = None  # of this step, before clipping
+    tokens_per_s: float | None = None  # training alone, averaged over the last steps
+    peak_share: float | None = None  # of the arithmetic that this device can do (machine.py); None where that is not known
     train_loss: float | None = None  # mean of the batches since the last evaluation; None between evaluations
     val_loss: float | None = None  # of the validation text; None between evaluations
+    val_error: float | None = None  # its standard error
     is_best: bool = False  # the lowest val_loss so far
+    time: dict[str, float] | None = None  # seconds of this session by part (clock.PARTS), at evaluations
 
 
 @dataclass
@@ -47,6 +54,8 @@ class TrainState:
 
     optimizer: torch.optim.Optimizer
     step: int = 0
+    seconds: float = 0.0  # spent so far
+    last_step: int = 0  # where a training that has a time to keep will end; 0 = not known yet
     best_val_loss: float = float("inf")
     best_step: int = 0
     evaluations_since_best: int = 0
@@ -56,6 +65,10 @@ class TrainState:
     @classmethod
     def new(cls, model: LanguageModel, config: TrainConfig) -> "TrainState":
         return cls(make_optimizer(model, config))
+
+    def ends_at(self, config: TrainConfig) -> int:
+        """The step to end with, as planned now."""
+        return self.last_step or config.max_iters
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -69,52 +82,89 @@ def train(
 
     The random numbers of dropout are set anew in each step from (seed, step), so no random state is saved; torch's global
     generator is ours while this runs. Evaluation draws none, so it cannot change the training.
+    Where config.minutes says how long it may take, the number of steps, and with it the learning rate, follows the clock.
+    A batch that does not fit into memory is computed in smaller parts, with a warning.
     Raises NonFiniteLoss before an update that would spoil the weights.
     """
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
     speed_up(model, device)
-    autocast, at_once = _autocast(device, config.dtype), windows_at_once(device, model.block_size)
-    started, clock = time.perf_counter(), _Speed()
+    autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
+    clock, peak, flops = Clock(state.seconds), peak_flops(device), flops_per_token(model, model.block_size)
 
     if state.step == 0:
-        yield _evaluated(model, val, config, state, autocast, Metrics(0, None, None, None, None, 0.0), started)
-    while state.step < config.max_iters and not (0 < config.patience <= state.evaluations_since_best):
-        clock.start()
+        yield _evaluated(Metrics(0, state.ends_at(config), clock.seconds), model, val, config, state, autocast, clock)
+        clock.lap("rest")
+        will_read = min(config.eval_tokens or len(val), len(val))
+        clock.evaluated(min(will_read, FIRST_LOOK) / will_read)
+    while state.step < state.ends_at(config) and not (0 < config.patience <= state.evaluations_since_best):
         model.train()
-        lr = learning_rate(state.step, config)
-        loss_sum, tokens = 0.0, 0
-        for micro in range(config.grad_accum_steps):
-            number = state.step * config.grad_accum_steps + micro
-            _seed_dropout(device, config.seed, number)
-            idx, targets = (ids.to(device, non_blocking=True) for ids in batches[number])
-            for part in range(0, len(idx), at_once):
-                few = slice(part, part + at_once)
-                with autocast():
-                    _, loss = model(idx[few], targets[few])
-                share = len(idx[few]) / len(idx) / config.grad_accum_steps
-                (loss * share).backward()
-                loss_sum += loss.item() * share
-            tokens += targets.numel()
-        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf")).item()
-        if not np.isfinite([loss_sum, grad_norm]).all():
+        lr = learning_rate(state.step, replace(config, max_iters=state.ends_at(config)))
+        while True:
+            try:
+                loss_sum, tokens = _gradient(model, batches, state.step, config, at_once, autocast, clock)
+                break
+            except RuntimeError as error:
+                at_once = _fewer(at_once, config.batch_size, error)
+            model.zero_grad(set_to_none=True)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf"))
+        loss, grad_norm = torch.stack([loss_sum, norm]).tolist()
+        if not np.isfinite([loss, grad_norm]).all():
             raise NonFiniteLoss(
-                f"at step {state.step + 1} the loss is {loss_sum:.4g} and the norm of the gradient {grad_norm:.4g}, so the "
+                f"at step {state.step + 1} the loss is {loss:.4g} and the norm of the gradient {grad_norm:.4g}, so the "
                 f"step was not taken. Usually the learning rate ({lr:.3g} here) is too high"
             )
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        clock.stop(tokens)
+        clock.lap("optimizer")
+        clock.stepped(tokens)
 
         state.step += 1
-        state.loss_sum += loss_sum
+        state.loss_sum += loss
         state.loss_count += 1
-        metrics = Metrics(state.step, loss_sum, lr, grad_norm, clock.tokens_per_s, time.perf_counter() - started)
-        if state.step % (config.eval_interval or 1) == 0 or state.step == config.max_iters:
-            metrics = _evaluated(model, val, config, state, autocast, metrics, started)
-        yield metrics
+        if config.minutes:
+            state.last_step = clock.last_step(state.step, state.ends_at(config), config)
+        look = state.step % (config.eval_interval or 1) == 0 or state.step >= state.ends_at(config)
+        speed, state.seconds = clock.tokens_per_s, clock.seconds
+        share = speed * flops / peak if flops and peak else None
+        metrics = Metrics(state.step, state.ends_at(config), state.seconds, loss, lr, grad_norm, speed, share)
+        yield _evaluated(metrics, model, val, config, state, autocast, clock) if look else metrics
+        clock.lap("rest")
+        if look:
+            clock.evaluated(1.0)
+
+
+def _gradient(
+    model: LanguageModel, batches: Batches, step: int, config: TrainConfig, at_once: int, autocast, clock: Clock
+) -> tuple[Tensor, int]:
+    """Add up the gradient of a step, `at_once` windows at a time -> the mean loss, still on the device, and the tokens."""
+    device = next(model.parameters()).device
+    mean, tokens = torch.zeros((), device=device), 0
+    for number in range(step * config.grad_accum_steps, (step + 1) * config.grad_accum_steps):
+        _seed_dropout(device, config.seed, number)
+        idx, targets = (ids.to(device, non_blocking=True) for ids in batches[number])
+        clock.lap("data")
+        for start in range(0, len(idx), at_once):
+            part = slice(start, start + at_once)
+            with autocast():
+                _, loss = model(idx[part], targets[part])
+            share = len(idx[part]) / len(idx) / config.grad_accum_steps
+            (loss * share).backward()
+            mean += loss.detach() * share
+        tokens += targets.numel()
+        clock.lap("model")
+    return mean, tokens
+
+
+def _fewer(at_once: int, batch_size: int, error: RuntimeError) -> int:
+    """Half as many windows at once, with a warning, if the error says that memory ran out; else the error again."""
+    if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)) or at_once == 1:
+        raise error
+    at_once = min(at_once, batch_size) // 2 or 1
+    warn(f"a batch did not fit into memory; from here on it is computed {at_once} windows at a time", stacklevel=3)
+    return at_once
 
 
 def evaluate(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autocast=contextlib.nullcontext) -> float:
@@ -122,20 +172,29 @@ def evaluate(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autoca
 
     max_tokens: read only about so many, in windows spread evenly; 0 = all. The same windows each time; nothing random.
     """
-    device = next(model.parameters()).device
-    block_size = model.block_size
-    at_once = windows_at_once(device, block_size)
-    total, count = 0.0, 0
+    return mean_and_error(model, data, max_tokens, autocast)[0]
+
+
+def mean_and_error(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autocast=contextlib.nullcontext):
+    """evaluate(), and the standard error of that mean, from the spread of at least eight parts; None of fewer windows."""
+    device, block_size = next(model.parameters()).device, model.block_size
+    windows = -(-min(max_tokens or len(data), len(data)) // block_size)
+    at_once = min(windows_at_once(device, block_size), max(1, windows // 8))
+    losses, counts = [], []
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for idx, targets in sweep(data, block_size, at_once, max_tokens):
             with autocast():
                 _, loss = model(idx.to(device), targets.to(device))
-            total += loss.item() * targets.numel()
-            count += targets.numel()
+            losses.append(loss)
+            counts.append(targets.numel())
     model.train(was_training)
-    return total / count
+    means, weights = np.array(torch.stack(losses).tolist()), np.array(counts) / sum(counts)
+    mean = float(means @ weights)
+    n = len(means)
+    error = math.sqrt(float(weights**2 @ (means - mean) ** 2) * n / (n - 1)) if n >= 8 else None
+    return mean, error
 
 
 def windows_at_once(device: torch.device, block_size: int) -> int:
@@ -156,11 +215,12 @@ def best_device() -> str:
 
 
 def _evaluated(
-    model: LanguageModel, val: np.ndarray, config: TrainConfig, state: TrainState, autocast, metrics: Metrics, started: float
+    metrics: Metrics, model: LanguageModel, val: np.ndarray, config: TrainConfig, state: TrainState, autocast, clock: Clock
 ) -> Metrics:
     """The same metrics with the losses of an evaluation; the state remembers the best."""
+    clock.evaluating()
     untrained = min(config.eval_tokens or FIRST_LOOK, FIRST_LOOK)  # knows nothing; nobody needs that to four digits
-    val_loss = evaluate(model, val, config.eval_tokens if state.step else untrained, autocast)
+    val_loss, val_error = mean_and_error(model, val, config.eval_tokens if state.step else untrained, autocast)
     if not math.isfinite(val_loss):
         raise NonFiniteLoss(f"after step {state.step} the validation loss is {val_loss}; the weights are damaged")
     train_loss = state.loss_sum / state.loss_count if state.loss_count else None
@@ -170,8 +230,10 @@ def _evaluated(
         state.best_val_loss, state.best_step, state.evaluations_since_best = val_loss, state.step, 0
     else:
         state.evaluations_since_best += 1
-    seconds = time.perf_counter() - started
-    return replace(metrics, seconds=seconds, train_loss=train_loss, val_loss=val_loss, is_best=is_best)
+    clock.lap("evaluation")
+    state.seconds = clock.seconds
+    losses = dict(train_loss=train_loss, val_loss=val_loss, val_error=val_error, is_best=is_best)
+    return replace(metrics, seconds=state.seconds, time=dict(clock.parts), **losses)
 
 
 def _seed_dropout(device: torch.device, seed: int, number: int) -> None:
@@ -183,25 +245,7 @@ def _seed_dropout(device: torch.device, seed: int, number: int) -> None:
         torch.manual_seed(bits)
 
 
-def _autocast(device: torch.device, dtype: str):
+def autocast_on(device: torch.device, dtype: str = "auto") -> contextlib.AbstractContextManager:
     """bfloat16 arithmetic where the device is made for it, or where it was asked for."""
     wanted = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    return lambda: torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-class _Speed:
-    """Tokens per second of the last 20 steps, evaluations and whatever the consumer does left out."""
-
-    def __init__(self) -> None:
-        self.recent: list[tuple[int, float]] = []
-
-    def start(self) -> None:
-        self.began = time.perf_counter()
-
-    def stop(self, tokens: int) -> None:
-        self.recent = [*self.recent[-19:], (tokens, time.perf_counter() - self.began)]
-
-    @property
-    def tokens_per_s(self) -> float:
-        tokens, seconds = map(sum, zip(*self.recent, strict=True))
-        return tokens / max(seconds, 1e-9)
+    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()

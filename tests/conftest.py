@@ -20,7 +20,8 @@ settings.register_profile("minigpt", deadline=None, derandomize=True, database=N
 settings.load_profile("minigpt")
 
 # Small models are fastest on one thread, and on a busy machine threads that wait for each other take a hundred times longer.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that the tests start
+torch.set_num_threads(1)  # of this one: torch has read its environment already
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 HOME = os.environ.get("MINIGPT_HOME")  # of the environment, before any test changes it

@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,9 +61,12 @@ def finished(tmp_path, text_file):
     return run, corpus
 
 
-def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
+def checkpoint_bytes(folder: Path) -> dict[str, Any]:
+    """All of a checkpoint but the time that it took, and the hashes, which know that time."""
     (step,) = (folder / "checkpoints").iterdir()
-    return {file.name: file.read_bytes() for file in step.iterdir()}
+    state = json.loads((step / "state.json").read_text())
+    assert state.pop("seconds") > 0
+    return {"state": state, **{file.name: file.read_bytes() for file in step.glob("*.safetensors")}}
 
 
 # ---- other programs open it ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def test_the_flops_of_a_token_are_those_of_the_paper():
     assert flops_per_token(model, 5) == 6 * (2 * 12 * 8 * 8 + 11 * 8) + 12 * 2 * 8 * 5
     modern = ModernGPT(GPTConfig(vocab_size=11, block_size=5, n_layer=2, n_head=2, n_embd=8))
     assert flops_per_token(modern, 5) == 6 * (2 * (4 * 8 * 8 + 3 * 8 * 24) + 11 * 8) + 12 * 2 * 8 * 5
-    heads = RUNGS["multihead"].model(GPTConfig(vocab_size=11, block_size=5, n_head=2, n_embd=8))
+    heads = RUNGS["heads"].model(GPTConfig(vocab_size=11, block_size=5, n_head=2, n_embd=8))
     assert flops_per_token(heads, 5) == 6 * (3 * 8 * 8 + 11 * 8) + 12 * 8 * 5
     assert flops_per_token(BigramLanguageModel(11), 5) == 0
 

@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_step(da
 
 
 def test_a_validation_loss_that_is_not_finite_stops_too(data, monkeypatch):
-    monkeypatch.setattr(trainer, "evaluate", lambda *_: float("nan"))
+    monkeypatch.setattr(trainer, "mean_and_error", lambda *_: (float("nan"), None))
     with pytest.raises(NonFiniteLoss, match="after step 0 the validation loss is nan"):
         run(data, make_model())
 

@@ -1,0 +1,71 @@
+"""Where the time of a training goes, and how many steps still fit into it.
+
+Next: trainer.py
+"""
+
+import time
+from collections import deque
+
+from .config import TrainConfig
+
+PARTS = ("data", "model", "optimizer", "evaluation", "rest")  # rest: saving, samples, the screen: whatever the consumer does
+SETTLED = 5  # steps until a machine's speed is believed
+
+
+class Clock:
+    """Seconds by part: `lap(part)` gives the time since the last lap to a part.
+
+    clock = Clock()
+    idx, targets = batches[0]; clock.lap("data")
+    loss.backward();           clock.lap("model")
+    """
+
+    def __init__(self, spent: float = 0.0) -> None:
+        """spent: seconds that were used before, by an earlier session or by starting."""
+        self.last = time.perf_counter()
+        self.began = self.last - spent
+        self.parts = dict.fromkeys(PARTS, 0.0)
+        self.steps: deque[tuple[int, float]] = deque(maxlen=20)  # tokens and seconds of the latest
+        self.trained = 0.0  # seconds of all steps before the present one
+        self.evaluation_s = 0.0  # what the next evaluation will take, with the saving and the sample after it
+        self.beside = 0.0  # evaluation and rest when the last evaluation began
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.parts[part] += now - self.last
+        self.last = now
+
+    @property
+    def seconds(self) -> float:
+        """Since training began, earlier sessions included."""
+        return time.perf_counter() - self.began
+
+    def stepped(self, tokens: int) -> None:
+        """A step is over."""
+        trained = sum(self.parts[part] for part in ("data", "model", "optimizer"))
+        self.steps.append((tokens, trained - self.trained))
+        self.trained = trained
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the last 20 steps; evaluations and whatever the consumer does left out."""
+        tokens, seconds = map(sum, zip(*self.steps, strict=True))
+        return tokens / max(seconds, 1e-9)
+
+    def evaluating(self) -> None:
+        """An evaluation begins."""
+        self.beside = self.parts["evaluation"] + self.parts["rest"]
+
+    def evaluated(self, share: float) -> None:
+        """An evaluation and what the consumer made of it are over. share: of the tokens that the next one will read."""
+        self.evaluation_s = (self.parts["evaluation"] + self.parts["rest"] - self.beside) / share
+
+    def last_step(self, step: int, planned: int, config: TrainConfig) -> int:
+        """The step to end with, so that config.minutes are kept: the planned one, unless that would miss them clearly."""
+        if len(self.steps) < SETTLED:
+            return planned
+        seconds = sorted(seconds for _, seconds in self.steps)[len(self.steps) // 2]
+        left = 60 * config.minutes - self.seconds - self.evaluation_s  # the last evaluation is after the last step
+        assert config.eval_interval
+        fitting = step + max(0, round(left / (seconds + self.evaluation_s / config.eval_interval)))
+        return fitting if abs(fitting - planned) > 0.02 * (planned - step) else planned

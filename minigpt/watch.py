@@ -1,0 +1,83 @@
+"""What an experienced eye sees in the figures of a training, in words.
+
+watch = Watch(); for metrics in train(...): for sentence in watch.see(metrics): print(sentence)
+
+Next: planner.py
+"""
+
+from collections import deque
+from statistics import mean, stdev
+
+from .trainer import Metrics
+
+LOOK_BACK = 20  # steps whose losses are averaged: the loss of one batch says little
+IMPRECISE = 0.02  # nats/token: a standard error above it hides what a better setting gains
+
+
+class Watch:
+    """Reads metrics as they come and says each thing once."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+        self.losses: deque[float] = deque(maxlen=LOOK_BACK)
+        self.lowest = float("inf")  # mean of LOOK_BACK losses, and when it was reached
+        self.lowest_step = 0
+        self.start: float | None = None  # loss of the untrained model
+        self.best: Metrics | None = None  # the evaluation with the lowest validation loss
+        self.worse: list[float] = []  # validation losses since then, each higher than the one before
+
+    def see(self, metrics: Metrics) -> list[str]:
+        """What is to be said after this step: mostly nothing."""
+        found = {}
+        if metrics.loss is not None:
+            found |= self._steps(metrics)
+        if metrics.val_loss is not None:
+            found |= self._evaluations(metrics)
+        new = [sentence for kind, sentence in found.items() if kind not in self.said]
+        self.said |= found.keys()
+        return new
+
+    def _steps(self, metrics: Metrics) -> dict[str, str]:
+        assert metrics.loss is not None
+        self.losses.append(metrics.loss)
+        if len(self.losses) < LOOK_BACK:
+            return {}
+        now, spread = mean(self.losses), stdev(self.losses)
+        if now < self.lowest:
+            self.lowest, self.lowest_step = now, metrics.step
+        rate = f"--learning-rate {metrics.lr / 3:.1g}" if metrics.lr else "a lower learning rate"
+        if self.start is not None and now > self.start + 0.1:
+            return {
+                "rate": f"The learning rate is too high: after {metrics.step:,} steps the loss ({now:.2f}) is above that of "
+                f"the untrained model ({self.start:.2f}). Try {rate}."
+            }
+        if now > self.lowest + max(0.2, 4 * spread / LOOK_BACK**0.5) and "rate" not in self.said:
+            return {
+                "diverging": f"Diverging since step {self.lowest_step:,}: the training loss rose from {self.lowest:.2f} to "
+                f"{now:.2f}. Try {rate}, or a longer warm-up (--warmup-iters)."
+            }
+        return {}
+
+    def _evaluations(self, metrics: Metrics) -> dict[str, str]:
+        assert metrics.val_loss is not None
+        if metrics.step == 0:
+            self.start = metrics.val_loss
+            return {}
+        found, error = {}, metrics.val_error
+        if error is not None and error > IMPRECISE:
+            found["imprecise"] = (
+                f"The validation part is small: its loss is known to ± {error:.2f} only, so smaller differences mean nothing."
+            )
+        if self.best is None or metrics.is_best:
+            self.best, self.worse = metrics, []
+        else:
+            self.worse.append(metrics.val_loss)
+            learned = (metrics.train_loss or 0.0) < (self.best.train_loss or 0.0)
+            rising = self.worse == sorted(self.worse) and len(self.worse) >= 2
+            if rising and learned and self.best.val_loss is not None:
+                found["overfitting"] = (
+                    f"Overfitting since step {self.best.step:,}: the validation loss rises ({self.best.val_loss:.3f} to "
+                    f"{metrics.val_loss:.3f}) while the training loss falls ({metrics.train_loss:.3f}). The best model is "
+                    f"kept. More text, --dropout, a smaller model or fewer steps help."
+                )
+        return found

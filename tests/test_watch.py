@@ -1,0 +1,63 @@
+import pytest
+
+from minigpt import Metrics
+from minigpt.watch import LOOK_BACK, Watch
+
+
+def said(*told: Metrics) -> list[str]:
+    watch = Watch()
+    return [sentence for metrics in told for sentence in watch.see(metrics)]
+
+
+def steps(losses, first=1, lr=0.03):
+    return [Metrics(step, 1000, 0.0, loss, lr, 1.0) for step, loss in enumerate(losses, first)]
+
+
+def look(step, train_loss, val_loss, best=True, error=0.001):
+    return Metrics(step, 1000, 0.0, train_loss=train_loss, val_loss=val_loss, val_error=error, is_best=best)
+
+
+START = look(0, None, 4.17)
+
+
+def test_a_training_that_goes_well_is_watched_in_silence():
+    losses = [4.0 * 0.99**step + 0.1 * (-1) ** step for step in range(200)]
+    assert said(START, *steps(losses), look(100, 2.0, 2.1), look(200, 1.6, 1.8), look(300, 1.5, 1.81, best=False)) == []
+
+
+def test_a_rate_that_is_too_high_is_told_once_with_a_lower_one():
+    (sentence,) = said(START, *steps([4.1] * 5 + [6.0] * 100))
+    assert "learning rate is too high" in sentence
+    assert "untrained model (4.17)" in sentence
+    assert "--learning-rate 0.01" in sentence
+
+
+def test_a_loss_that_comes_back_up_is_diverging_since_its_lowest():
+    falling = [4.0 - 0.02 * step for step in range(100)]
+    (sentence,) = said(START, *steps(falling), *steps([3.0] * LOOK_BACK, 101))
+    assert sentence.startswith("Diverging since step 10")
+    assert "--warmup-iters" in sentence
+
+
+def test_batches_that_differ_much_are_no_divergence():
+    assert said(START, *steps([1.0, 3.0] * 100)) == []
+
+
+def test_overfitting_is_told_with_the_step_of_the_best_model_and_only_after_two_worse_looks():
+    before = [START, look(100, 2.0, 2.0), look(200, 1.5, 1.7)]
+    assert said(*before, look(300, 1.3, 1.75, best=False)) == []
+    rising = [look(300, 1.3, 1.75, best=False), look(400, 1.1, 1.85, best=False), look(500, 0.9, 1.95, best=False)]
+    (sentence,) = said(*before, *rising)
+    assert sentence.startswith("Overfitting since step 200")
+    assert "1.700 to 1.850" in sentence
+
+
+@pytest.mark.parametrize("worse", [((300, 1.6, 1.75), (400, 1.6, 1.85)), ((300, 1.3, 1.85), (400, 1.2, 1.75))])
+def test_a_loss_that_wavers_or_that_rises_in_training_too_is_no_overfitting(worse):
+    assert said(START, look(200, 1.5, 1.7), *(look(*each, best=False) for each in worse)) == []
+
+
+def test_a_validation_part_that_is_too_small_is_told_with_its_standard_error():
+    (sentence,) = said(START, look(100, 2.0, 2.0, error=0.034), look(200, 1.9, 1.9, error=0.034))
+    assert "± 0.03" in sentence
+    assert said(START, look(100, 2.0, 2.0, error=None)) == []
