@@ -10,7 +10,6 @@ that stands there already is not repeated, so it can be stopped and started at w
 import argparse
 import itertools
 import json
-import sys
 import sysconfig
 import tempfile
 import time
@@ -57,9 +56,8 @@ def points() -> Iterator[dict[str, Any]]:
 def library(folder: Path) -> Path:
     """The source of Python's standard library, without its tests, in one file. The same for the same Python."""
     home = Path(sysconfig.get_path("stdlib"))
-    files = sorted(
-        path for path in home.rglob("*.py") if not {"test", "tests", "site-packages", "dist-packages"} & {*path.parts}
-    )
+    left_out = {"test", "tests", "site-packages", "dist-packages"}
+    files = sorted(path for path in home.rglob("*.py") if not left_out & {*path.parts})
     whole = folder / "library.txt"
     whole.write_text("\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files), encoding="utf-8")
     return whole
@@ -105,15 +103,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         texts = {"shakespeare": Path(shakespeare()), "library": library(Path(folder))}
         for number, point in enumerate(to_do, 1):
-            print(
-                f"{number}/{len(to_do)}", *(f"{name}={value}" for name, value in point.items()), file=sys.stderr, flush=True
-            )
+            print(f"{number}/{len(to_do)}", *(f"{name}={value}" for name, value in point.items()), flush=True)
             if asked.list:
                 continue
             line = measure(point, texts[point["text"]])
             with LINES.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            print(f"    {line['val_loss']:.4f} after {line['seconds']:.0f} s", file=sys.stderr, flush=True)
+            print(f"    {line['val_loss']:.4f} after {line['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ TEXT = {  # what a run says of its text
     "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,
     "tokenizer": str, "encoding": str, "val_fraction": float,
 }
-YOUNGER = {"minutes", "optimizer", "schedule"}  # fields of TrainConfig that came later: an older run has what are now the defaults
+YOUNGER = {"minutes", "optimizer", "schedule"}  # fields of TrainConfig that came later: an older run has the defaults
 BEGINNINGS = {  # what a run can have before its first weights are written
     "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
     "metrics.jsonl", "samples.jsonl", "checkpoints",

@@ -243,9 +243,8 @@ def _planned(corpus: Any, arch: str, device: str, given: dict[str, Any]) -> tupl
     with usage():
         found = plan(corpus, minutes, arch, device, given, spent=time.perf_counter() - STARTED)
     left = 60 * minutes - (time.perf_counter() - STARTED)
-    say(
-        f"{found.describe(corpus.tokens_per_char)}\n  {'ends':<10}at {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
-    )
+    end = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+    say(f"{found.describe(corpus.tokens_per_char)}\n  {'ends':<10}at {end}")
     return found.shape, found.config
 
 
@@ -259,7 +258,7 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
     with StopSignals() as stop:
         run = begin()
         config = run.config
-        if run.state.step == 0:
+        if config.minutes and run.state.step == 0:
             run.state.seconds = time.perf_counter() - STARTED  # the minutes began with the program
         batches = Batches(corpus.train, config.batch_size, run.model.block_size, config.seed)
         with ExitStack() as stack:

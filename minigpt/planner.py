@@ -57,7 +57,7 @@ class Law:
 
     def loss(self, weights: float, tokens: float, block_size: float, text_tokens: float) -> float:
         again = max(0.0, tokens / text_tokens - 1)
-        fresh = min(tokens, text_tokens) + text_tokens * self.repeats * (1 - math.exp(-again / self.repeats))
+        fresh = min(tokens, text_tokens) + text_tokens * self.repeats * (1 - math.e ** (-again / self.repeats))
         return (
             self.floor
             + self.size * (weights / 1e6) ** -self.size_power
@@ -138,8 +138,8 @@ def plan(
         free = available_memory(torch.device(device))
         if free is not None and memory > 0.8 * free:
             raise MemoryError(
-                f"to train {shape.n_layer} blocks of {shape.n_embd} channels takes {memory / 1e9:.1f} GB; {free / 1e9:.1f} GB "
-                f"are free"
+                f"to train {shape.n_layer} blocks of {shape.n_embd} channels takes {memory / 1e9:.1f} GB, "
+                f"and {free / 1e9:.1f} GB are free"
             )
         speed = measure(arch, shape, device)
         left = 60 * minutes - spent - (time.perf_counter() - began)

@@ -3,6 +3,7 @@
 Next: console.py
 """
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Profile:
 
     def __init__(self, folder: Path) -> None:
         self.path, self.table = folder / "trace.json", ""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its recorder would write lines of its own to the screen
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         plan = schedule(wait=WAIT, warmup=WARM_UP, active=RECORDED, repeat=1)
         self.recorder = profile(activities=activities, schedule=plan, on_trace_ready=self._keep)

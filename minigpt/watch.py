@@ -28,7 +28,7 @@ class Watch:
 
     def see(self, metrics: Metrics) -> list[str]:
         """What is to be said after this step: mostly nothing."""
-        found = {}
+        found: dict[str, str] = {}
         if metrics.loss is not None:
             found |= self._steps(metrics)
         if metrics.val_loss is not None:
@@ -63,10 +63,11 @@ class Watch:
         if metrics.step == 0:
             self.start = metrics.val_loss
             return {}
-        found, error = {}, metrics.val_error
+        found: dict[str, str] = {}
+        error = metrics.val_error
         if error is not None and error > IMPRECISE:
             found["imprecise"] = (
-                f"The validation part is small: its loss is known to ± {error:.2f} only, so smaller differences mean nothing."
+                f"The validation part is small: its loss is known to ± {error:.2f} only; smaller differences mean nothing."
             )
         if self.best is None or metrics.is_best:
             self.best, self.worse = metrics, []

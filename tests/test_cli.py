@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import fields
 
 import pytest
@@ -84,7 +85,7 @@ def test_every_field_has_a_flag_whose_help_tells_meaning_and_default(run_cli, co
 
 
 def test_every_flag_is_a_field_or_one_of_the_few_others():
-    others = {"texts", "out", "resume", "arch", "size", "device", "config_file"}
+    others = {"texts", "out", "resume", "profile", "arch", "size", "device", "config_file"}
     assert {option.name for option in cli.commands["train"].params} - {f.name for f in TRAIN_FIELDS} == others
 
 
@@ -415,3 +416,88 @@ def test_a_run_tells_its_architecture_its_text_and_its_best_loss(run_cli, traine
         f"best val {best['val_loss']:.4f} nats/token at step {best['step']}",
     ):
         assert words in result.out
+
+
+# ---- so many minutes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begins_now(monkeypatch):
+    """The minutes of a program begin with its start: here with the test."""
+    monkeypatch.setattr("minigpt.cli.STARTED", time.perf_counter())
+
+
+@pytest.mark.parametrize("arch", ["modern", "gpt"])
+def test_a_training_of_some_minutes_is_planned_told_and_ends_in_time(run_cli, tmp_path, text_file, begins_now, arch):
+    result = run_cli("train", "my.txt", "--out", "run", "--minutes", 0.1, "--arch", arch, "--device", "cpu")
+    assert result.code == 0
+    for part in ("plan of 0.1 minutes", "blocks of", "expected", "by heart", "ends      at"):
+        assert part in result.err
+    settings, metrics = settings_of(tmp_path / "run"), metrics_of(tmp_path / "run")
+    assert settings["minutes"] == 0.1
+    last = metrics[-1]
+    assert last["step"] == last["last_step"]
+    assert last["val_loss"] < metrics[0]["val_loss"] - 1
+    assert last["seconds"] < 20  # of a machine that is busy with other things
+
+
+def test_a_size_with_minutes_keeps_its_shape(run_cli, tmp_path, text_file, begins_now):
+    args = ["--size", "quick", "--minutes", 0.02, "--device", "cpu", "--block-size", 16]
+    result = run_cli("train", "my.txt", "--out", "run", *args)
+    assert result.code == 0
+    assert "plan of" not in result.err
+    assert settings_of(tmp_path / "run")["n_embd"] == RECIPES["quick"]["n_embd"]
+    assert metrics_of(tmp_path / "run")[-1]["step"] < RECIPES["quick"]["max_iters"]
+
+
+def test_more_minutes_make_a_run_go_on(run_cli, tmp_path, text_file, begins_now):
+    assert run_cli("train", "my.txt", "--out", "run", "--minutes", 0.03, *TINY[:-2], "--device=cpu").code == 0
+    ended = metrics_of(tmp_path / "run")[-1]
+    again = run_cli("train", "--resume", "--out", "run")
+    assert "already at step" in again.err
+    assert "--minutes" in again.err
+    assert run_cli("train", "--resume", "--out", "run", "--minutes", 1e-2 + ended["seconds"] / 60).code == 0
+    assert metrics_of(tmp_path / "run")[-1]["step"] > ended["step"]
+
+
+def test_a_plan_is_told_without_training(run_cli, tmp_path, text_file, begins_now):
+    result = run_cli("plan", "my.txt", "--minutes", 2, "--device", "cpu", "--n-layer", 1, "--n-embd", 16)
+    assert result.code == 0
+    assert "1 blocks of 16 channels" in result.err
+    assert "minigpt train my.txt --minutes 2" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("args", "words"), [(["--minutes", 0], "above 0"), (["--minutes", -1], "above 0"), ([], "Missing"),
+                                             (["--minutes", 1, "--n-layer", 0], "n_layer is 0"),
+                                             (["--minutes", 1, "--arch", "bigram"], "modern or gpt")])  # fmt: skip
+def test_a_plan_that_cannot_be_is_refused(run_cli, text_file, args, words):
+    result = run_cli("plan", "my.txt", *args)
+    assert result.code == 2
+    assert words in result.err
+
+
+# ---- where the time goes -----------------------------------------------------------------------------------------------
+
+
+def test_a_profile_is_a_table_and_a_trace(run_cli, tmp_path, text_file):
+    result = run_cli(
+        "train", "my.txt", "--out", "run", *TINY[:-2], "--device=cpu", "--max-iters=25", "--eval-interval=25", "--profile"
+    )
+    assert result.code == 0
+    for kind in ("matrix products", "attention", "norms", "optimizer"):
+        assert re.search(rf"{kind} +[\d.]+ ms +\d+%", result.err)
+    trace = json.loads((tmp_path / "run" / "trace.json").read_text())
+    assert any("mm" in event.get("name", "") for event in trace["traceEvents"])
+
+
+def test_a_training_too_short_for_a_profile_says_so(run_cli, text_file):
+    result = run_cli("train", "my.txt", "--out", "run", *TINY, "--profile")
+    assert result.code == 0
+    assert "No profile: it records steps 9 to 18" in result.err
+
+
+def test_info_tells_where_the_time_went(run_cli, trained):
+    out = run_cli("info", trained).out
+    assert re.search(r"time +\d+ s: data \d+%, model \d+%, optimizer \d+%, evaluation \d+%, rest \d+%", out)
+    assert re.search(r"speed +[\d,]+ tokens/s, \d+% of what", out)

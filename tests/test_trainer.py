@@ -187,3 +187,71 @@ def test_a_batch_that_is_computed_in_parts_is_the_same_batch(data, monkeypatch):
 def test_windows_at_once_are_few_on_a_processor_and_never_none():
     windows = [trainer.windows_at_once(torch.device(kind), block) for kind in ("cpu", "cuda") for block in (64, 10**6)]
     assert windows == [32, 1, 1024, 1]
+
+
+def test_a_training_ends_with_its_time_and_the_fall_of_its_learning_rate(data):
+    settings = dict(minutes=0.02, max_iters=10**6, eval_interval=10**6, schedule="linear", learning_rate=1e-2, min_lr=0.0)
+    metrics = run(data, make_model(), **settings)
+    last = metrics[-1]
+    assert last.step == last.last_step < 10**5
+    assert last.val_loss < metrics[0].val_loss
+    assert last.lr < 0.05 * 1e-2
+    assert last.seconds < 30  # of a machine that is busy with other things
+
+
+def test_time_that_is_spent_when_training_begins_counts(data):
+    state = TrainState.new(model := make_model(), TrainConfig())
+    state.seconds = 3600.0
+    metrics = run(data, model, state, minutes=1, max_iters=10**6, eval_interval=10**6)
+    assert metrics[-1].step < 50
+    assert metrics[-1].seconds > 3600
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_computed_in_smaller_parts(data):
+    class Small(GPT):
+        """A GPT on a machine with memory for two windows."""
+
+        def forward(self, idx, targets=None, cache=None):
+            if len(idx) > 2 and self.training:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(idx, targets, cache)
+
+    whole = make_model()
+    run(data, whole, batch_size=8, max_iters=3)
+    torch.manual_seed(0)
+    small = Small(GPTConfig(vocab_size=64, **SHAPE))
+    with pytest.warns(UserWarning, match="memory") as said:
+        run(data, small, batch_size=8, max_iters=3)
+    assert [str(w.message)[-31:] for w in said] == [f"is computed {n} windows at a time" for n in (4, 2)]
+    torch.testing.assert_close(weights(small), weights(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_a_single_window_that_does_not_fit_is_an_error(data):
+    model = make_model()
+    model.forward = lambda *_: (_ for _ in ()).throw(RuntimeError("DefaultCPUAllocator: can't allocate memory: 12 bytes"))
+    with pytest.warns(UserWarning, match="memory"), pytest.raises(RuntimeError, match="can't allocate"):
+        next(itertools.islice(train(model, Batches(data[0], 2, 8), data[1], TrainConfig(), _begun(model)), 1, None))
+
+
+def _begun(model) -> TrainState:
+    state = TrainState.new(model, TrainConfig())
+    state.step = 1  # no evaluation of the untrained model
+    return state
+
+
+def test_evaluations_tell_their_standard_error_and_where_the_time_went(data):
+    metrics = [m for m in run(data, make_model()) if m.val_loss is not None]
+    assert all(0.001 < m.val_error < 0.5 for m in metrics)
+    assert set(metrics[-1].time) == {"data", "model", "optimizer", "evaluation", "rest"}
+    assert all(seconds > 0 for seconds in metrics[-1].time.values())
+    assert sum(metrics[-1].time.values()) <= metrics[-1].seconds
+    assert 0 < metrics[-1].peak_share < 1
+
+
+def test_the_standard_error_is_that_of_the_mean(data):
+    """Of many random texts, the losses of a fixed model scatter as much as their standard errors say."""
+    model, rng = make_model(), np.random.default_rng(0)
+    told = [trainer.mean_and_error(model, rng.integers(64, size=1025).astype(np.uint8)) for _ in range(60)]
+    losses, errors = zip(*told, strict=True)
+    assert np.mean(errors) == pytest.approx(np.std(losses), rel=0.35)
+    assert trainer.mean_and_error(model, data[1][:20])[1] is None  # three windows

@@ -1,0 +1,141 @@
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minigpt import GPTConfig, load_corpus, planner
+from minigpt.planner import LAW, LOOKS, Speed, difficulty, measured, plan, recipe, training_memory, xz_loss
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def corpus(text_file):
+    return load_corpus([text_file])
+
+
+def machine(flops: float):
+    """A machine that does so many additions and multiplications a second, as a measurement for plan()."""
+
+    def measure(arch: str, shape: GPTConfig, device: str) -> Speed:
+        weights = planner.matrix_weights(arch, shape)
+        return Speed(6 * weights / flops + 1e-7, 1e-3 + 40 * weights / flops)
+
+    return measure
+
+
+def test_a_batch_and_its_steps_read_the_tokens_they_should():
+    for tokens in (2e5, 3e6, 5e7):
+        for block_size in (8, 128, 1024):
+            settings = recipe("modern", 96, block_size, tokens)
+            assert settings["batch_size"] * settings["max_iters"] * block_size == pytest.approx(tokens, rel=0.01)
+    assert (settings["optimizer"], settings["learning_rate"]) == ("muon", 0.0267)
+    assert "optimizer" not in recipe("gpt", 128, 64, 1e6)
+    assert recipe("gpt", 128, 64, 1e6)["learning_rate"] == 2e-3
+
+
+def test_the_law_knows_what_helps():
+    usual = dict(weights=1e6, tokens=2e6, block_size=128, text_tokens=1e6)
+    loss = LAW.loss(**usual)
+    for better in (dict(weights=2e6), dict(tokens=4e6), dict(block_size=256), dict(text_tokens=2e6)):
+        assert LAW.loss(**usual | better) < loss
+    assert LAW.loss(**usual | dict(text_tokens=2e6)) == LAW.loss(**usual | dict(text_tokens=2e9))  # nothing is read twice
+    read_often = [LAW.loss(**usual | dict(tokens=n * 1e6)) for n in (100, 200, 400)]
+    assert read_often == sorted(read_often, reverse=True)
+    assert read_often[1] - read_often[2] < 0.01  # it has learned what there is
+
+
+def test_the_constants_are_those_that_fit_the_sweep(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    from scaling import fit, of_the_law
+
+    lines = [json.loads(line) for line in (ROOT / "benchmarks/sweep.jsonl").read_text().splitlines()]
+    found = asdict(fit(of_the_law(lines)))
+    for name, value in asdict(LAW).items():
+        assert found[name] == pytest.approx(value, rel=0.02), name
+    assert LAW.error < 0.02
+
+
+@pytest.mark.parametrize("minutes", [0.5, 3, 60])
+def test_a_plan_fills_its_time_and_no_more(corpus, minutes):
+    found = plan(corpus, minutes, measure=machine(3e10), spent=5)
+    c, shape = found.config, found.shape
+    tokens = c.batch_size * shape.block_size
+    seconds = (
+        c.max_iters * (tokens * found.speed.token_s + found.speed.step_s) + LOOKS * c.eval_tokens * found.speed.token_s / 3
+    )
+    assert 0.8 * (60 * minutes - 5) < seconds < 60 * minutes - 5
+    assert c.minutes == minutes
+    assert found.epochs == pytest.approx(c.max_iters * tokens / len(corpus.train))
+
+
+def test_more_time_or_a_faster_machine_means_a_larger_and_better_model(corpus):
+    plans = [plan(corpus, minutes, measure=machine(flops)) for minutes, flops in ((0.5, 1e10), (10, 1e10), (10, 1e12))]
+    weights = [planner.matrix_weights("modern", p.shape) for p in plans]
+    assert weights == sorted(weights)
+    assert weights[0] < weights[-1]
+    assert [p.loss for p in plans] == sorted((p.loss for p in plans), reverse=True)
+
+
+def test_what_is_given_stays(corpus):
+    given = dict(
+        n_layer=2, n_embd=48, n_head=3, block_size=32, dropout=0.1, batch_size=5, learning_rate=0.01, eval_tokens=64
+    )
+    found = plan(corpus, 1, given=given, measure=machine(1e10))
+    for name, value in given.items():
+        assert getattr(found.shape, name, getattr(found.config, name, None)) == value
+
+
+def test_a_context_longer_than_the_validation_part_is_no_candidate(tmp_path):
+    (tmp_path / "short.txt").write_text("To be, or not to be. " * 40)  # 84 characters held back
+    assert plan(load_corpus([tmp_path / "short.txt"]), 1, measure=machine(1e10)).shape.block_size == 64
+
+
+def test_a_plan_that_does_not_fit_into_memory_is_not_made(corpus, monkeypatch):
+    needed = training_memory("modern", GPTConfig(n_layer=4, n_embd=128), torch.device("cpu"))
+    monkeypatch.setattr(planner, "available_memory", lambda device: needed)
+    assert plan(corpus, 60, measure=machine(1e12)).shape.n_embd < 128
+    monkeypatch.setattr(planner, "available_memory", lambda device: 10_000_000)
+    with pytest.raises(ValueError, match=r"3 blocks of 64 channels takes .* GB, and 0.0 GB are free; a smaller model"):
+        plan(corpus, 60, measure=machine(1e12))
+
+
+def test_this_machine_is_measured(corpus):
+    small, large = (measured("modern", GPTConfig(n_layer=2, n_embd=C, block_size=32), "cpu") for C in (32, 256))
+    assert 0 < small.token_s < large.token_s
+    assert 0 < small.step_s < large.step_s
+
+
+def test_measuring_stops_in_time(corpus, monkeypatch):
+    """A machine on which measuring takes a second for each candidate, and a plan for 20 seconds."""
+    asked, now = [], [0.0]
+
+    def slow(arch: str, shape: GPTConfig, device: str) -> Speed:
+        asked.append(shape)
+        now[0] += 1.1
+        return machine(1e15)(arch, shape, device)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    plan(corpus, 20 / 60, measure=slow, given=dict(block_size=64))
+    assert len(asked) == 1
+
+
+def test_text_that_repeats_itself_is_easier_than_noise(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = "".join(rng.choice(list("abcdefghij klmnop\n"), 50_000))
+    (tmp_path / "noise.txt").write_text(noise)
+    (tmp_path / "song.txt").write_text("la la la, and so on it goes\n" * 2000)
+    hard, easy = (difficulty(load_corpus([tmp_path / name])) for name in ("noise.txt", "song.txt"))
+    assert easy < 0.1 < 1 < hard
+    assert xz_loss(load_corpus([tmp_path / "noise.txt"]).ids) == pytest.approx(np.log(18), rel=0.1)
+
+
+def test_a_plan_is_told_in_plain_words(corpus):
+    words = plan(corpus, 2, measure=machine(3e10)).describe()
+    for part in ("blocks of", "heads, context", "steps of", "tokens/s", "GB", "read", "by heart", "nats/token", "bits/char"):
+        assert part in words
