@@ -2,6 +2,7 @@
 
     python gpt.py                     learn, write, and keep the model in runs/gpt: small on a processor, large on a GPU
     python gpt.py --size lecture      the lecture's size wherever you are; --help lists the rest
+    python gpt.py --minutes 5         the best that this machine can train in five minutes
 
 The text is input.txt beside you, or tiny Shakespeare, or Python's own manual. What it writes has words, lines and the
 manner of the text: each character looks at those before it. `diff bigram.py gpt.py` shows what a GPT adds.
@@ -13,7 +14,8 @@ from minigpt import GPT, Batches, GPTConfig, Progress, Run, SampleConfig, TrainC
 from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
-from minigpt.program import choose_device, one_of, program
+from minigpt.planner import plan
+from minigpt.program import choose_device, one_of, program, running_s
 
 HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
     "n_layer": (4, 6),  # blocks, stacked
@@ -30,7 +32,12 @@ SIZES = ("small", "lecture")
 
 
 def main(
-    size: str = "auto", max_iters: int | None = None, device: str = "auto", out: str = "runs/gpt", seed: int = 1337
+    size: str = "auto",
+    minutes: float = 0.0,
+    max_iters: int | None = None,
+    device: str = "auto",
+    out: str = "runs/gpt",
+    seed: int = 1337,
 ) -> None:
     """Step 2: train a GPT on input.txt (or the default text), save it in OUT, and let it write."""
     device = choose_device(device)
@@ -42,10 +49,14 @@ def main(
 
     # Text -> ids: one number for each character. The last tenth is kept for the examination.
     corpus = load_corpus()
-    shape = from_dict(GPTConfig, hyper | {"vocab_size": corpus.tokenizer.vocab_size})
-    corpus.check(shape.block_size)
     for line in (*corpus.notes, corpus.describe(), f"Computing on {device}."):
         say(line)
+    shape = from_dict(GPTConfig, hyper | {"vocab_size": corpus.tokenizer.vocab_size})
+    if minutes:  # other numbers than those above: the ones that suit this machine, this text and this time
+        best_plan = plan(corpus, minutes, "gpt", device, {"seed": seed}, spent=running_s())
+        shape, config = best_plan.shape, best_plan.config
+        say(f"\nThe plan for {minutes:g} minutes:\n{best_plan.describe(corpus.tokens_per_char)}")
+    corpus.check(shape.block_size)
     batches = Batches(corpus.train, config.batch_size, shape.block_size, seed)  # batches[step] -> idx, targets
 
     # The model: token and position embeddings, blocks of attention and feed-forward, a score for every character.
@@ -55,6 +66,7 @@ def main(
     # Training: each step reads a batch, measures the surprise (cross-entropy) and corrects the weights a little (AdamW).
     with StopSignals() as stop, Progress(config) as progress:
         run = Run.create(free_folder(out), model, corpus, config)
+        run.state.seconds = running_s() if minutes else 0.0  # the minutes began with the program
         for metrics in train(model, batches, corpus.val, config, run.state):
             run.record(metrics)
             progress.update(metrics, run.sample)

@@ -47,10 +47,11 @@ def points() -> Iterator[dict[str, Any]]:
         yield run(n_layer, n_embd, 128, tokens, text="library")
     for tokens, (n_layer, n_embd) in ((0.5, (3, 64)), (2, (3, 64)), (1, (4, 128))):
         yield run(n_layer, n_embd, 128, tokens, arch="gpt")
-    yield run(3, 64, 128, 4)
-    yield run(4, 128, 256, 4)
     for dropout in (0.1, 0.2):
         yield run(4, 128, 128, 2, characters=100_000, dropout=dropout)
+    yield run(4, 128, 128, 1, dropout=0.1)
+    yield run(3, 64, 128, 4)
+    yield run(4, 128, 256, 4)
 
 
 def library(folder: Path) -> Path:

@@ -21,7 +21,7 @@ import click
 
 from . import __version__
 from .config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict, with_muon
-from .program import DEVICE, SETTINGS, STARTED, choose_device, flags, one_of, run as run_command, usage
+from .program import DEVICE, SETTINGS, choose_device, flags, one_of, run as run_command, running_s, usage
 
 ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
 UNKNOWN = "what to do with a character that the model never saw: error, drop"
@@ -241,8 +241,8 @@ def _planned(corpus: Any, arch: str, device: str, given: dict[str, Any]) -> tupl
     minutes = given["minutes"]
     say(f"\nMeasuring {_device_name(device)} for a plan of {minutes:g} minutes ...")
     with usage():
-        found = plan(corpus, minutes, arch, device, given, spent=time.perf_counter() - STARTED)
-    left = 60 * minutes - (time.perf_counter() - STARTED)
+        found = plan(corpus, minutes, arch, device, given, spent=running_s())
+    left = 60 * minutes - running_s()
     end = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
     say(f"{found.describe(corpus.tokens_per_char)}\n  {'ends':<10}at {end}")
     return found.shape, found.config
@@ -259,7 +259,7 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
         run = begin()
         config = run.config
         if config.minutes and run.state.step == 0:
-            run.state.seconds = time.perf_counter() - STARTED  # the minutes began with the program
+            run.state.seconds = running_s()  # the minutes began with the program
         batches = Batches(corpus.train, config.batch_size, run.model.block_size, config.seed)
         with ExitStack() as stack:
             recorder = stack.enter_context(Profile(run.folder)) if profile else None

@@ -22,13 +22,20 @@ import click
 
 from .config import RECIPES
 
-STARTED = time.perf_counter()  # nearly: the interpreter took some hundredths of a second before
 DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
 SETTINGS: Any = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda name: name.replace("_", "-"),
     "max_content_width": 120,
 }
+
+
+_started = time.perf_counter()  # nearly: the interpreter took some hundredths of a second before
+
+
+def running_s() -> float:
+    """Seconds since this program began."""
+    return time.perf_counter() - _started
 
 
 # ---- flags from fields -------------------------------------------------------------------------------------------------
@@ -153,7 +160,8 @@ def _explain(error: BaseException) -> str:
     """A mistake or a misfortune in a sentence; nothing for what can only be a fault of this program."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
+    signs = ("out of memory", "not enough memory", "can't allocate memory")
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
         return "the memory is not enough for this; make batch_size, n_embd or block_size smaller"
     return "" if isinstance(error, RuntimeError) else str(error)
 

@@ -424,7 +424,7 @@ def test_a_run_tells_its_architecture_its_text_and_its_best_loss(run_cli, traine
 @pytest.fixture
 def begins_now(monkeypatch):
     """The minutes of a program begin with its start: here with the test."""
-    monkeypatch.setattr("minigpt.cli.STARTED", time.perf_counter())
+    monkeypatch.setattr("minigpt.program._started", time.perf_counter())
 
 
 @pytest.mark.parametrize("arch", ["modern", "gpt"])

@@ -75,7 +75,7 @@ def test_a_file_begins_with_its_idea_and_ends_its_docstring_with_the_next_file(p
 
 def test_the_root_programs_are_short_and_nothing_imports_them():
     for path in PROGRAMS:
-        assert len(path.read_text().splitlines()) <= 80
+        assert len(path.read_text().splitlines()) <= 90
         assert '__name__ == "__main__"' in path.read_text()
     for path in [*FILES, *(ROOT / "benchmarks").glob("*.py")]:
         names = {alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names}
