@@ -76,20 +76,12 @@ def main() -> None:
                         file.write(json.dumps(done[-1]) + "\n")
     rows = []
     for line in sorted(done, key=lambda line: (TEXTS.index(line["text"]), line["minutes"])):
-        low, high = line["expected"] or (0, 0)
-        told = f"{low:.2f} to {high:.2f}" if high else ""
+        told = "{:.2f} to {:.2f}".format(*line["expected"]) if line["expected"] else ""
         off = f"{100 * (line['seconds'] / 60 / line['minutes'] - 1):+.1f} %"
-        rows.append([line["text"], f"{line['minutes']:g}", f"`{line['flags']}`", line["model"] if high else "", f"{line['steps']:,}",
-                     told, f"{line['val_loss']:.4f}", f"{line['seconds']:.0f} s", off])  # fmt: skip
-    header = [
-        "text",
-        "minutes",
-        "`minigpt train TEXT` with",
-        "the plan's model",
-        "steps",
-        "expected loss",
-        "validation loss",
-    ]
+        plan = [f"`{line['flags']}`", line["model"] if told else "", f"{line['steps']:,}"]
+        row = [line["text"], f"{line['minutes']:g}", *plan, told, f"{line['val_loss']:.4f}", f"{line['seconds']:.0f} s", off]
+        rows.append(row)
+    header = ["text", "minutes", "`minigpt train TEXT` with", "the plan's model", "steps", "expected", "val loss"]
     publish(
         "So many minutes",
         f"""Made by `python benchmarks/minutes.py --presets`.

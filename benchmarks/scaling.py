@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch.nn.functional import huber_loss
 from machine import ROOT, describe, table
+from torch.nn.functional import huber_loss
 
 from minigpt.config import GPTConfig
 from minigpt.planner import LAW, LEARNS, Law, matrix_weights
