@@ -28,7 +28,7 @@ from .trainer import autocast_on, bits_per_char, windows_at_once
 
 SIZES = ((3, 64), (4, 96), (4, 128), (5, 160), (6, 192), (6, 256), (6, 384), (8, 512), (12, 768))  # layers, channels
 CONTEXTS = (64, 128, 256)
-TOKENS_PER_STEP = 2.0  # times the root of all tokens: 250 steps for 250,000, 1000 for 4 million
+TOKENS_PER_STEP = {"modern": 2.0, "gpt": 0.5}  # times the root of all tokens: 250 or 1000 steps for 250,000 tokens
 LOOKS = 5  # at the validation text while training: each costs, and the last one counts
 MOST_LOOKED_AT = 2**17  # tokens
 MODELS = {"modern": ModernGPT, "gpt": GPT}
@@ -83,13 +83,13 @@ class Speed:
     token_s: float  # seconds for a token, forward and backward
     step_s: float  # seconds for a step of the optimizer
 
-    def seconds_for(self, tokens: float) -> float:
+    def seconds_for(self, tokens: float, arch: str) -> float:
         """Seconds to learn from so many tokens, in the steps of `recipe`."""
-        return tokens * self.token_s + math.sqrt(tokens) / TOKENS_PER_STEP * self.step_s
+        return tokens * self.token_s + math.sqrt(tokens) / TOKENS_PER_STEP[arch] * self.step_s
 
-    def tokens_in(self, seconds: float) -> float:
+    def tokens_in(self, seconds: float, arch: str) -> float:
         """The inverse."""
-        a, b = self.token_s, self.step_s / TOKENS_PER_STEP
+        a, b = self.token_s, self.step_s / TOKENS_PER_STEP[arch]
         return ((math.sqrt(b * b + 4 * a * max(seconds, 1.0)) - b) / (2 * a)) ** 2
 
 
@@ -162,9 +162,9 @@ def plan(
         look_s = min(len(corpus.val), MOST_LOOKED_AT) * speed.token_s / 3 + 0.3  # forward alone; a sample, a checkpoint
         text, weights = len(corpus.train), matrix_weights(arch, shape)
         loss = lambda tokens: LAW.loss(weights, tokens * LEARNS[arch], shape.block_size, text)  # noqa: E731
-        most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s)
+        most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, arch)
         tokens = min((most * 0.95**n for n in range(100)), key=loss)  # fewer, if more would only be learned by heart
-        needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens)) / 60
+        needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch)) / 60
         values = recipe(arch, shape.n_embd, shape.block_size, tokens)
         looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=MOST_LOOKED_AT)
         config = from_dict(TrainConfig, values | looks | given | {"minutes": needed})
@@ -202,7 +202,7 @@ def shaped(vocab_size: int, n_layer: int, n_embd: int, block_size: int, given: d
 
 def recipe(arch: str, n_embd: int, block_size: int, tokens: float) -> dict[str, Any]:
     """How a model of this width learns from so many tokens: batch, steps and rates (fields of TrainConfig)."""
-    batch_size = max(1, round(TOKENS_PER_STEP * math.sqrt(tokens) / block_size))
+    batch_size = max(1, round(TOKENS_PER_STEP[arch] * math.sqrt(tokens) / block_size))
     steps = max(1, round(tokens / (batch_size * block_size)))
     values = dict(batch_size=batch_size, max_iters=steps, learning_rate=float(f"{0.256 / n_embd:.3g}"))
     return with_muon(values, n_embd) if arch == "modern" else values
