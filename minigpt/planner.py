@@ -29,6 +29,7 @@ from .trainer import autocast_on, bits_per_char, windows_at_once
 SIZES = ((3, 64), (4, 96), (4, 128), (5, 160), (6, 192), (6, 256), (6, 384), (8, 512), (12, 768))  # layers, channels
 CONTEXTS = (64, 128, 256)
 TOKENS_PER_STEP = {"modern": 2.0, "gpt": 0.5}  # times the root of all tokens: 250 or 1000 steps for 250,000 tokens
+DROPOUTS = (0.0, 0.05, 0.1, 0.2)
 LOOKS = 5  # at the validation text while training: each costs, and the last one counts
 MOST_LOOKED_AT = 2**17  # tokens
 MODELS = {"modern": ModernGPT, "gpt": GPT}
@@ -40,10 +41,10 @@ class Law:
     """The validation loss that a model of this family ends with on tiny Shakespeare, nats/character.
 
         floor + size (n / 10⁶)^-size_power + tokens (d / 10⁶)^-tokens_power + context (T / 128)^-context_power
-              + overfit h² / (h + knee),  h = r √(n / u)
+              + overfit exp(-relief p) h² / (h + knee) + price p,  h = r √(n / u)
 
     n: weights in the matrices of the blocks; u: tokens of the text; r: how often they are read again; T: the context; d: the
-    tokens read, where what was read before counts less each time. The last term is the price of learning by heart.
+    tokens read, where what was read before counts less each time; p: dropout. The overfit term is the price of learning by heart.
     Form: Hoffmann et al. 2022, equation 10 (arXiv:2203.15556); repetition: Muennighoff et al. 2023, equation 5
     (arXiv:2305.16264); learning by heart: ours. Fitted to benchmarks/sweep.jsonl by `python benchmarks/sweep.py --fit`.
     """
@@ -58,22 +59,29 @@ class Law:
     repeats: float
     overfit: float
     knee: float
+    relief: float
+    price: float
     error: float = 0.0  # of the logarithm of the loss: root mean square over the runs
 
-    def loss(self, weights: float, tokens: float, block_size: float, text_tokens: float) -> float:
+    def loss(self, weights: float, tokens: float, block_size: float, text_tokens: float, dropout: float = 0.0) -> float:
         again = max(0.0, tokens / text_tokens - 1)
         fresh = min(tokens, text_tokens) + text_tokens * self.repeats * (1 - math.e ** (-again / self.repeats))
-        by_heart = again * math.sqrt(weights / text_tokens)
         return (
             self.floor
             + self.size * (weights / 1e6) ** -self.size_power
             + self.tokens * (fresh / 1e6) ** -self.tokens_power
             + self.context * (block_size / 128) ** -self.context_power
-            + self.overfit * by_heart**2 / (by_heart + self.knee)
+            + self.by_heart(weights, tokens, text_tokens, dropout)
+            + self.price * dropout
         )
 
+    def by_heart(self, weights: float, tokens: float, text_tokens: float, dropout: float = 0.0) -> float:
+        """What learning by heart costs: the overfit term."""
+        h = max(0.0, tokens / text_tokens - 1) * math.sqrt(weights / text_tokens)
+        return self.overfit * math.e ** (-self.relief * dropout) * h**2 / (h + self.knee)
 
-LAW = Law(0.8851, 0.1167, 0.3334, 0.5502, 0.2242, 0.02809, 0.3079, 75.11, 0.06913, 30.63, 0.00906)
+
+LAW = Law(0.8851, 0.1167, 0.3334, 0.5502, 0.2242, 0.02809, 0.3079, 75.11, 0.06913, 30.63, 16.0, 0.2, 0.00906)
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,15 @@ class Plan:
     speed: Speed
     memory: float  # bytes
     epochs: float  # how often the text is read
+    by_heart: float  # what learning by heart is expected to cost, nats/token
     loss: float  # nats/token
     error: float  # of its logarithm
+
+    def _risk(self) -> str:
+        """How much is learned by heart, instead of understood."""
+        if self.by_heart < 0.01:
+            return "hardly anything will be learned by heart"
+        return f"{'some' if self.by_heart < 0.1 else 'much'} may be learned by heart; the best model on the way is kept"
 
     def describe(self, tokens_per_char: float = 1.0) -> str:
         """The plan in plain words."""
@@ -120,16 +135,10 @@ class Plan:
             f"{config.max_iters * tokens / 1e6:.2g} M tokens" + f", dropout {shape.dropout:g}" * (shape.dropout > 0),
             "speed": f"{tokens / step_s:,.0f} tokens/s, a step in {1000 * step_s:.0f} ms",
             "memory": f"about {max(0.1, self.memory / 1e9):.1f} GB",
-            "text": f"read {self.epochs:.2g} times: {_risk(self.epochs)}",
+            "text": f"read {self.epochs:.2g} times: {self._risk()}",
             "expected": f"validation loss {losses[0]:.2f} to {losses[1]:.2f} nats/token ({low:.2f} to {high:.2f} bits/char)",
         }
         return "\n".join(f"  {name:<10}{words}" for name, words in rows.items())
-
-
-def _risk(epochs: float) -> str:
-    if epochs < 4:
-        return "too seldom to be learned by heart"
-    return f"{'some' if epochs < 15 else 'much'} may be learned by heart; the best model on the way is kept"
 
 
 def plan(
@@ -161,16 +170,25 @@ def plan(
         gone = spent + time.perf_counter() - began
         look_s = min(len(corpus.val), MOST_LOOKED_AT) * speed.token_s / 3 + 0.3  # forward alone; a sample, a checkpoint
         text, weights = len(corpus.train), matrix_weights(arch, shape)
-        loss = lambda tokens: LAW.loss(weights, tokens * LEARNS[arch], shape.block_size, text)  # noqa: E731
+
+        def loss(tokens: float, dropout: float) -> float:
+            return LAW.loss(weights, tokens * LEARNS[arch], shape.block_size, text, dropout)
+
         most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, arch)
-        tokens = min((most * 0.95**n for n in range(100)), key=loss)  # fewer, if more would only be learned by heart
+        dropouts = [given["dropout"]] if "dropout" in given else DROPOUTS
+        options = [
+            (most * 0.95**n, p) for n in range(100) for p in dropouts
+        ]  # fewer, if more would only be learned by heart
+        tokens, dropout = min(options, key=lambda option: loss(*option))
         needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch)) / 60
         values = recipe(arch, shape.n_embd, shape.block_size, tokens)
         looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=MOST_LOOKED_AT)
         config = from_dict(TrainConfig, values | looks | given | {"minutes": needed})
         tokens = config.max_iters * config.batch_size * config.grad_accum_steps * shape.block_size
         error = LAW.error + 0.06 * (hardness != 1)
-        return Plan(arch, shape, config, speed, memory, tokens / text, hardness * loss(tokens), error)
+        shape = replace(shape, dropout=dropout)
+        by_heart = LAW.by_heart(weights, tokens * LEARNS[arch], text, dropout)
+        return Plan(arch, shape, config, speed, memory, tokens / text, by_heart, hardness * loss(tokens, dropout), error)
 
     contexts = [given["block_size"]] if "block_size" in given else [T for T in CONTEXTS if len(corpus.val) > T] or [8]
     middle = contexts[len(contexts) // 2]
@@ -184,7 +202,7 @@ def plan(
             break
         worse = 0 if best is None or this.loss < best.loss else worse + 1
         best = this if worse == 0 else best
-        if worse == 2 or time.perf_counter() - began > 0.05 * 60 * minutes:
+        if worse == 2 or time.perf_counter() - began > min(10, 0.05 * 60 * minutes):
             break
     assert best is not None
     others = [replace(best.shape, block_size=T) for T in contexts if middle != T]
