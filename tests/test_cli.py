@@ -434,7 +434,7 @@ def test_a_training_of_some_minutes_is_planned_told_and_ends_in_time(run_cli, tm
     for part in ("plan of 0.1 minutes", "blocks of", "expected", "by heart", "ends      at"):
         assert part in result.err
     settings, metrics = settings_of(tmp_path / "run"), metrics_of(tmp_path / "run")
-    assert settings["minutes"] == 0.1
+    assert 0 < settings["minutes"] <= 0.1  # less, if the text would only be learned by heart
     last = metrics[-1]
     assert last["step"] == last["last_step"]
     assert last["val_loss"] < metrics[0]["val_loss"] - 1

@@ -511,7 +511,7 @@ def test_a_text_that_has_moved_is_told_and_can_be_named(run_cli, refused, run, t
 
 
 def test_resuming_with_a_lower_learning_rate_lowers_the_last_one_too(run_cli, run):
-    assert run_cli("train", "--resume", "--out", run, "--max-iters", 3, "--min-lr", "1e-2").code == 0  # half of the peak
+    assert run_cli("train", "--resume", "--out", run, "--max-iters", 3, "--min-lr", "0.08").code == 0  # half of the peak
     assert run_cli("train", "--resume", "--out", run, "--max-iters", 4, "--learning-rate", "1e-5").code == 0
     train = json.loads((run / "config.json").read_text())["minigpt"]["train"]
     assert (train["learning_rate"], train["min_lr"]) == (1e-5, pytest.approx(5e-6))
