@@ -239,7 +239,7 @@ def _planned(corpus: Any, arch: str, device: str, given: dict[str, Any]) -> tupl
     from .planner import plan
 
     minutes = given["minutes"]
-    say(f"\nMeasuring {_device_name(device)} for a plan of {minutes:g} minutes ...")
+    say(f"\nMeasuring {_device_name(device)} for a plan of {minutes:g} {'minute' if minutes == 1 else 'minutes'} ...")
     with usage():
         found = plan(corpus, minutes, arch, device, given, spent=running_s())
     left = 60 * minutes - running_s()
