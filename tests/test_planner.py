@@ -55,7 +55,7 @@ def test_the_constants_are_those_that_fit_the_sweep(monkeypatch):
     from scaling import fit, of_the_law
 
     lines = [json.loads(line) for line in (ROOT / "benchmarks/sweep.jsonl").read_text().splitlines()]
-    found = asdict(fit(of_the_law(lines)))
+    found = asdict(fit(of_the_law(lines))[0])
     for name, value in asdict(LAW).items():
         assert found[name] == pytest.approx(value, rel=0.02), name
     assert LAW.error < 0.02

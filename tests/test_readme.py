@@ -107,6 +107,8 @@ def test_the_results_are_those_that_were_measured():
     """Every figure of the results table stands in the page that its command writes."""
     pages = {
         "losses.py": "docs/results.md",
+        "race.py": "docs/results.md",
+        "minutes.py": "docs/results.md",
         "ladder.py": "docs/results.md",
         "speed.py": "benchmarks/results.md",
         "memory.py": "benchmarks/memory.md",
