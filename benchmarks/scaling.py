@@ -101,15 +101,16 @@ benchmarks/sweep.py` makes again. {describe()}.
 `minigpt plan` and `minigpt train --minutes` choose the size of a model by a law:
 
 > loss = {law.floor:g} + {law.size:g} (n / 10⁶)^-{law.size_power:g} + {law.tokens:g} (d / 10⁶)^-{law.tokens_power:g} + \
-{law.context:g} (T / 128)^-{law.context_power:g} + {law.overfit:g} e^(-{law.relief:g} p) h² / (h + {law.knee:g}) + {law.price:g} p
+{law.context:g} (T / 128)^-{law.context_power:g} + \
+{law.overfit:g} e^(-{law.relief:g} p) h² / (h + {law.knee:g}) + {law.price:g} p
 
 in nats/character of tiny Shakespeare's validation part, with n the weights in the matrices of the blocks, d the tokens read,
 T the context and p the dropout. What is read again counts less: after {law.repeats:g} more readings, each counts about a
 third of the first. h = r √(n / u), with r how often the u tokens of the text are read again, is the pressure to learn by
 heart; dropout takes it away, for a price. A token teaches the GPT-2 of `gpt.py` with AdamW as much as
 {learns.get("gpt", LEARNS["gpt"]):g} of a token teaches today's GPT with Muon. The law misses its runs by
-{100 * law.error:.2g} % (root mean square). Runs on the first 100,000 characters alone lie {shift:g} nats above it: the plays at
-the beginning are not those at the end. That number is fitted too, and no part of the law.
+{100 * law.error:.2g} % (root mean square). Runs on the first 100,000 characters alone lie {shift:g} nats above it: the plays
+at the beginning are not those at the end. That number is fitted too, and no part of the law.
 
 On another text the losses are multiplied by how much harder it is for a compressor (xz, its first half million tokens); that
 is rough, so the plan tells a wider range there.

@@ -7,6 +7,7 @@ compressor makes of it). The plan is the candidate with the lowest loss that the
 Next: card.py
 """
 
+import contextlib
 import lzma
 import math
 import time
@@ -205,8 +206,11 @@ def plan(
         if worse == 2 or time.perf_counter() - began > min(10, 0.05 * 60 * minutes):
             break
     assert best is not None
-    others = [replace(best.shape, block_size=T) for T in contexts if middle != T]
-    return min([best, *map(candidate, others)], key=lambda plan: plan.loss)
+    for block_size in contexts:
+        if block_size != middle:
+            with contextlib.suppress(MemoryError):
+                best = min(best, candidate(replace(best.shape, block_size=block_size)), key=lambda plan: plan.loss)
+    return best
 
 
 def shaped(vocab_size: int, n_layer: int, n_embd: int, block_size: int, given: dict[str, Any]) -> GPTConfig:
