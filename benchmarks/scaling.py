@@ -132,8 +132,11 @@ COLOURS = ("#2f8fb3", "#c06a2b", "#5c9a3c", "#9a5fb0", "#b3462f", "#7a7f88", "#a
 
 
 def picture(law: Law, lines: list[Line]) -> str:
-    """Runs as dots, the law as lines, a colour for each size, context and text; both axes logarithmic."""
-    kind = lambda line: (line["n_layer"], line["n_embd"], line["block_size"], line["train_tokens"])  # noqa: E731
+    """Runs on the whole text as dots, the law as lines, a colour for each size and context; both axes logarithmic."""
+    lines = [
+        line for line in lines if not line["characters"] and not line["dropout"]
+    ]  # the others would press these together
+    kind = lambda line: (line["n_layer"], line["n_embd"], line["block_size"])  # noqa: E731
     groups = [(key, list(group)) for key, group in groupby(sorted(lines, key=lambda p: (kind(p), p["tokens"])), key=kind)]
     groups = [(key, group) for key, group in groups if len(group) > 1]
     shown = [line for _, group in groups for line in group]
@@ -150,8 +153,7 @@ def picture(law: Law, lines: list[Line]) -> str:
         label = f"{tokens / 1e6:g} M"
         parts.append(f'<text class="soft" x="{x(tokens):.1f}" y="{BOTTOM + 26}" text-anchor="middle">{label}</text>')
     parts.append(f'<text class="soft" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 54}" text-anchor="middle">tokens read</text>')
-    for colour, (key, group) in zip(COLOURS, groups, strict=False):
-        n_layer, n_embd, block_size, train_tokens = key
+    for colour, (_, group) in zip(COLOURS, groups, strict=False):
         span = group[0]["tokens"], group[-1]["tokens"]
         curve = [span[0] * (span[1] / span[0]) ** (n / 40) for n in range(41)]
         path = " ".join(f"{x(t):.1f},{y(expected(law, group[0] | {'tokens': t})):.1f}" for t in curve)
@@ -159,9 +161,8 @@ def picture(law: Law, lines: list[Line]) -> str:
         parts += [f'<circle cx="{x(p["tokens"]):.1f}" cy="{y(p["val_loss"]):.1f}" r="5" fill="{colour}"/>' for p in group]
     labels = spaced([(y(group[-1]["val_loss"]), x(group[-1]["tokens"])) for _, group in groups[: len(COLOURS)]])
     for colour, (key, _), place in zip(COLOURS, groups, labels, strict=False):
-        n_layer, n_embd, block_size, train_tokens = key
+        n_layer, n_embd, block_size = key
         name = f"{n_layer} x {n_embd}" + (f", context {block_size}" if block_size != 128 else "")
-        name += ", 100,000 characters" if train_tokens < 10**6 else ""
         parts.append(f'<text x="{RIGHT + 16}" y="{place:.1f}" style="fill:{colour}">{escape(name)}</text>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss by tokens">'
     paper = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="var(--paper)"/>'
