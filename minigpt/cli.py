@@ -242,9 +242,10 @@ def _planned(corpus: Any, arch: str, device: str, given: dict[str, Any]) -> tupl
     say(f"\nMeasuring {_device_name(device)} for a plan of {minutes:g} {'minute' if minutes == 1 else 'minutes'} ...")
     with usage():
         found = plan(corpus, minutes, arch, device, given, spent=running_s())
-    left = 60 * minutes - running_s()
+    left = 60 * found.config.minutes - running_s()
     end = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-    say(f"{found.describe(corpus.tokens_per_char)}\n  {'ends':<10}at {end}")
+    sooner = ", sooner than asked: more would only be learned by heart" if found.config.minutes < minutes else ""
+    say(f"{found.describe(corpus.tokens_per_char)}\n  {'ends':<10}at {end}{sooner}")
     return found.shape, found.config
 
 

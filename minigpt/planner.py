@@ -177,10 +177,10 @@ def plan(
 
         most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, arch)
         dropouts = [given["dropout"]] if "dropout" in given else DROPOUTS
-        options = [
-            (most * 0.95**n, p) for n in range(100) for p in dropouts
-        ]  # fewer, if more would only be learned by heart
-        tokens, dropout = min(options, key=lambda option: loss(*option))
+        options = [[(most * 0.95**n, p) for p in dropouts] for n in range(100)]
+        full, *fewer = (min(same, key=lambda option: loss(*option)) for same in options)  # tokens and dropout
+        less = min(fewer, key=lambda option: loss(*option))
+        tokens, dropout = less if loss(*less) < 0.99 * loss(*full) else full  # if more would only be learned by heart
         needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch)) / 60
         values = recipe(arch, shape.n_embd, shape.block_size, tokens)
         looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=MOST_LOOKED_AT)
