@@ -30,6 +30,7 @@ from .trainer import autocast_on, bits_per_char, windows_at_once
 SIZES = ((3, 64), (4, 96), (4, 128), (5, 160), (6, 192), (6, 256), (6, 384), (8, 512), (12, 768))  # layers, channels
 CONTEXTS = (64, 128, 256)
 TOKENS_PER_STEP = {"modern": 2.0, "gpt": 0.5}  # times the root of all tokens: 250 or 1000 steps for 250,000 tokens
+LARGEST_BATCH = 2**14  # tokens: what a plan of some hours comes to
 DROPOUTS = (0.0, 0.05, 0.1, 0.2)
 LOOKS = 5  # at the validation text while training: each costs, and the last one counts
 MOST_LOOKED_AT = 2**17  # tokens
@@ -238,7 +239,7 @@ def matrix_weights(arch: str, shape: GPTConfig) -> float:
 
 def training_memory(arch: str, shape: GPTConfig, device: torch.device) -> float:
     """Bytes that training takes at most: weights, gradient, optimizer, and what is kept for the backward pass."""
-    tokens = windows_at_once(device, shape.block_size) * shape.block_size
+    tokens = min(windows_at_once(device, shape.block_size) * shape.block_size, LARGEST_BATCH)
     tables = 2 * shape.vocab_size * shape.n_embd
     kept = shape.n_layer * (30 * shape.n_embd + (shape.n_head * shape.block_size * 4 if shape.dropout else 0))
     return 4 * (4 * (matrix_weights(arch, shape) + tables) + tokens * (kept + 3 * shape.vocab_size))
@@ -251,7 +252,7 @@ def measured(arch: str, shape: GPTConfig, device: str) -> Speed:
         model = MODELS[arch](shape).to(where).train()
     speed_up(model, where)
     optimizer = make_optimizer(model, from_dict(TrainConfig, recipe(arch, shape.n_embd, shape.block_size, 1e6)))
-    windows = min(windows_at_once(where, shape.block_size), 2**14 // shape.block_size)
+    windows = min(windows_at_once(where, shape.block_size), max(1, LARGEST_BATCH // shape.block_size))
     ids = torch.zeros((windows, shape.block_size), dtype=torch.long, device=where)
     passes, steps = [], []
     for _ in range(3):
