@@ -136,6 +136,8 @@ class Served:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         while not line.startswith("turn "):  # what the model says of itself
+            if not line:
+                sys.exit("a side of the comparison ended; what it said is above")
             line = self.process.stdout.readline()
         seconds, self.bytes = map(float, line.split()[1:])
         return seconds
