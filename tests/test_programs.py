@@ -135,3 +135,14 @@ def test_the_numbers_in_gpt_py_are_those_of_minigpt_train():
         shown = {name: values[column] for name, values in gpt.HYPERPARAMETERS.items()}
         recipe = RECIPES[size]
         assert shown == {"min_lr": recipe["learning_rate"] / 10, **recipe}
+
+
+@pytest.mark.parametrize(
+    ("loadavg", "busy"), [("0.1 0.2 0.3 1/79 1504", False), ("0.1 0.2 0.3 3/79 1504", True), ("?", False)]
+)
+def test_other_programs_that_compute_are_noticed(monkeypatch, loadavg, busy):
+    """The fourth figure counts what runs now, this program among it."""
+    from minigpt import program
+
+    monkeypatch.setattr(program.Path, "read_text", lambda self: loadavg)
+    assert program._others_compute() is busy
