@@ -166,7 +166,7 @@ def alternate(turns: int, *sides: Callable[[], float]) -> list[list[float]]:
 def row(name: str, amount: float, unit: str, ours: list, theirs: list) -> list[str]:
     """Medians of both and the median, lowest and highest of the ratios turn by turn."""
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    figures = [f"{amount / statistics.median(seconds):,.3g} {unit}" for seconds in (theirs, ours)]
+    figures = [f"{amount / statistics.median(seconds):,.5g} {unit}" for seconds in (theirs, ours)]
     return [name, *figures, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
 
 
