@@ -43,7 +43,7 @@ def main(
     device = choose_device(device)
     size = one_of("size", size, ("auto", *SIZES))
     column = SIZES.index(size) if size != "auto" else int(device != "cpu")
-    hyper = {name: values[column] for name, values in HYPERPARAMETERS.items()} | {"seed": seed}
+    hyper = {name: values[column] for name, values in HYPERPARAMETERS.items()} | {"seed": seed, "minutes": minutes}
     config = from_dict(TrainConfig, hyper | ({} if max_iters is None else {"max_iters": max_iters}))
     torch.manual_seed(seed)
 
@@ -52,7 +52,7 @@ def main(
     for line in (*corpus.notes, corpus.describe(), f"Computing on {device}."):
         say(line)
     shape = from_dict(GPTConfig, hyper | {"vocab_size": corpus.tokenizer.vocab_size})
-    if minutes:  # other numbers than those above: the ones that suit this machine, this text and this time
+    if minutes and size == "auto":  # other numbers than those above: what suits this machine, this text and this time
         best_plan = plan(corpus, minutes, "gpt", device, {"seed": seed}, spent=running_s())
         shape, config = best_plan.shape, best_plan.config
         say(f"\nThe plan for {minutes:g} minutes:\n{best_plan.describe(corpus.tokens_per_char)}")

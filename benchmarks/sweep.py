@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from machine import ROOT, shakespeare
 
-from minigpt import GPT, Batches, GPTConfig, ModernGPT, TrainConfig, evaluate, load_corpus, train
+from minigpt import Batches, GPTConfig, TrainConfig, evaluate, load_corpus, train
 from minigpt.config import from_dict
-from minigpt.planner import recipe
+from minigpt.planner import MODELS, recipe
 
 LINES = ROOT / "benchmarks/sweep.jsonl"
 MILLION = 10**6
@@ -72,8 +72,7 @@ def measure(point: dict[str, Any], text: Path) -> dict[str, Any]:
     settings = recipe(point["arch"], point["n_embd"], point["block_size"], point["tokens"])
     config = from_dict(TrainConfig, settings | dict(eval_interval=settings["max_iters"], seed=1))
     torch.manual_seed(config.seed)
-    kind = {"modern": ModernGPT, "gpt": GPT}[point["arch"]]
-    model = kind(GPTConfig(vocab_size=corpus.tokenizer.vocab_size, n_head=point["n_embd"] // 32, **shape))
+    model = MODELS[point["arch"]](GPTConfig(vocab_size=corpus.tokenizer.vocab_size, n_head=point["n_embd"] // 32, **shape))
     started = time.perf_counter()
     for metrics in train(model, Batches(read, config.batch_size, model.block_size, config.seed), corpus.val, config):
         last = metrics

@@ -2,8 +2,9 @@
 
 The results are the same up to rounding.
 
-Matrix products: torch multiplies on x86 with Intel's MKL, which gives processors of other makers half of what they can do;
-its convolutions go through oneDNN, which does not. A linear layer is a convolution of width 1, so it can take that way.
+Matrix products: torch multiplies on x86 with Intel's MKL, which gives some processors of other makers half of what they can
+do (others all of it: docs/decisions.md); its convolutions go through oneDNN, which does not. A linear layer is a convolution
+of width 1, so it can take that way.
 
 Memory: each step needs the same large arrays. glibc gives them back to the system and fetches them anew, and every fresh
 page costs an interrupt; told to keep them, it does not.
@@ -133,7 +134,7 @@ def _keep_memory() -> None:
 
 
 def _mkl_is_slow_here() -> bool:
-    """True on an x86 processor that is not Intel's, with a torch that has both libraries."""
+    """True on an x86 processor that is not Intel's, with a torch that has both libraries: there it may be slow."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere platform knows
