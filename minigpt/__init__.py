@@ -3,7 +3,8 @@
 Read the files in this order; each imports only files above it.
 
     config      every number a person can choose, and its range
-    files       files that are never half written
+    files       files that are never half written, and doubt about what is read
+    lock        one owner at a time
     tokenizer   text <-> ids: characters or bytes
     corpus      where text comes from -> one checked array of ids, split in train and val
     batches     ids -> (idx, targets); batch number `step` is a pure function of (seed, step)

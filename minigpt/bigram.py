@@ -35,6 +35,14 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def blank(cls, config: dict[str, Any]) -> "LanguageModel":
+        """The model of a config.json without its weights: shapes that take no memory, on the device "meta".
+
+        Raises ValueError for a config.json that cannot be this model.
+        """
+        raise NotImplementedError
+
+    @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "LanguageModel":
         """The inverse of to_hf. Raises ValueError for what cannot be this model."""
         raise NotImplementedError
@@ -66,9 +74,13 @@ class BigramLanguageModel(LanguageModel):
         return dict(zip(("vocab_size", "block_size"), required(config, "vocab_size", "block_size"), strict=True))
 
     @classmethod
+    def blank(cls, config: dict[str, Any]) -> "BigramLanguageModel":
+        with torch.device("meta"):
+            return cls(**cls.shape_from_hf(config))
+
+    @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BigramLanguageModel":
-        with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(**cls.shape_from_hf(config))
+        model = cls.blank(config)
         load_weights(model, tensors)
         return model
 

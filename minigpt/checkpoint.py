@@ -5,20 +5,27 @@
       tokenizer.json  tokenizer_config.json
       README.md                                                   the model card
       metrics.jsonl  samples.jsonl                                what was measured and written on the way
-      checkpoints/step-00000500/                                  the last step: weights, optimizer, state
+      manifest.json                                               size and SHA-256 of the files that make up the model
+      checkpoints/step-00000500/                                  a step: weights, optimizer, state, and a manifest
 
 The directory is a Hugging Face model: AutoModelForCausalLM.from_pretrained("runs/NAME") opens it. No pickle anywhere.
+
+A run that is opened may come from anyone. Its configuration has to be one that this package would have written, down to
+the last key, and its weights have to be those of that configuration, before a single one is read.
 
 Next: explain.py
 """
 
+import contextlib
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import safetensors.torch
 import torch
@@ -27,15 +34,35 @@ import torch.nn as nn
 from . import __version__
 from .bigram import BigramLanguageModel, LanguageModel
 from .card import SAMPLE, model_card
-from .config import TrainConfig
+from .config import DataConfig, TrainConfig, from_dict
 from .corpus import Corpus
 from .engine import write
-from .files import append_line, damage, read_json, read_lines, read_tensors, to_json, write_file, write_folder
+from .files import (
+    MANIFEST,
+    append_line,
+    check_space,
+    checked,
+    damage,
+    make_folder,
+    printable,
+    read_json,
+    read_lines,
+    read_tensors,
+    remove_folder,
+    remove_leftovers,
+    sync_file,
+    to_json,
+    write_file,
+    write_folder,
+    write_into,
+)
+from .lock import LOCK, check_free, hold, still_held
+from .machine import fingerprint
 from .model import GPT
 from .modern import ModernGPT
 from .rungs import Stack
-from .tokenizer import Tokenizer, load_tokenizer, save_tokenizer
-from .trainer import Metrics, TrainState
+from .tokenizer import Tokenizer, load_tokenizer, tokenizer_files
+from .trainer import Metrics, NonFiniteLoss, TrainState
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
 MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT, ModernGPT, Stack)}
@@ -44,11 +71,12 @@ TEXT = {  # what a run says of its text
     "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,
     "tokenizer": str, "encoding": str, "val_fraction": float,
 }
-YOUNGER = {"minutes", "optimizer", "schedule"}  # fields of TrainConfig that came later: an older run has the defaults
-BEGINNINGS = {  # what a run can have before its first weights are written
-    "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
-    "metrics.jsonl", "samples.jsonl", "checkpoints",
-}
+# Fields of TrainConfig and of TrainState that came later: an older run has the defaults.
+YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes", "recent"}
+FIXED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+BEGINNINGS = {*FIXED, MANIFEST, "metrics.jsonl", "samples.jsonl", "checkpoints"}  # before the first weights are written
+KEPT = 2  # checkpoints: the one before the last is there in case that the disk spoils the last
+LEAST_BLOCK = 320  # bytes that a block takes in a file of weights at least: the names, shapes and places of its tensors
 # fmt: on
 
 
@@ -89,13 +117,19 @@ class Run:
             },
         }
         state = TrainState.new(model, config)
-        folder.mkdir(parents=True, exist_ok=True)
+        files = {
+            "config.json": to_json(hf_config(model) | {"minigpt": about}),
+            **tokenizer_files(corpus.tokenizer, model.block_size),
+            "generation_config.json": to_json({"do_sample": True, "temperature": 1.0, "max_new_tokens": 200}),
+        }
+        check_space(folder, 3 * _checkpoint_bytes(model))
+        make_folder(folder)
+        hold(folder)
+        check_new(folder)  # again: until a moment ago it could have become another's
         for leftover in folder.iterdir():  # of a run that ended before its first checkpoint
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        write_file(folder / "config.json", to_json(hf_config(model) | {"minigpt": about}))
-        save_tokenizer(corpus.tokenizer, folder, model.block_size)
-        drawing = {"do_sample": True, "temperature": 1.0, "max_new_tokens": 200}
-        write_file(folder / "generation_config.json", to_json(drawing))
+            if leftover.name != LOCK:
+                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        write_into(folder, files)
         return cls(folder, model, corpus.tokenizer, config, state, about)
 
     @classmethod
@@ -106,43 +140,49 @@ class Run:
 
         paths: where its text is now, if it has moved. Nothing is written if there are no steps left to take.
 
-        Returns the run and a sentence for each checkpoint that had to be skipped.
+        Returns the run and sentences: of each checkpoint that had to be skipped, and of what can change the bits.
         Raises ValueError if there is none to go on from.
         """
         folder = Path(folder)
         config_file = read_run_config(folder)
+        _check_undamaged(folder, FIXED)
+        tokenizer = fitting_tokenizer(folder, config_file)
+        hold(folder)
         about = config_file["minigpt"]
         config = TrainConfig(**about["train"]).changed(changes)
-        skipped = []
+        notes = []
         for step_folder in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
             if problem := damage(step_folder):
-                skipped.append(f"Skipped {step_folder.name}: {problem}.")
+                notes.append(f"Skipped {step_folder.name}: {problem}.")
                 continue
-            model = MODELS[config_file["model_type"]].from_hf(config_file, read_tensors(step_folder / "model.safetensors"))
-            model.to(device)
+            plain = _read_state(step_folder / "state.json")
+            model = _read_model(config_file, step_folder / "model.safetensors").to(device)
             state = TrainState.new(model, config)
-            _restore(
-                state, model, read_json(step_folder / "state.json"), read_tensors(step_folder / "optimizer.safetensors")
-            )
+            _restore(state, model, plain, step_folder / "optimizer.safetensors")
             if changes.keys() & {"max_iters", "minutes"}:  # where it ends now; the clock will know better
                 state.last_step = round(state.step * 60 * config.minutes / max(state.seconds, 1e-9))
             about["train"] = asdict(config)
             if paths:
                 about["text"]["paths"] = list(paths)
-            run = cls(folder, model, fitting_tokenizer(folder, config_file), config, state, about)
+            run = cls(folder, model, tokenizer, config, state, about)
             if state.step >= state.ends_at(config):
-                return run, skipped
+                return run, notes
+            notes += _other_machine(plain["machine"], fingerprint(torch.device(device)))
+            remove_leftovers(folder)
+            if not (folder / "model.safetensors").exists() or _damage(folder, ["model.safetensors"]):
+                state.best_val_loss = math.inf  # there is no best model any more: the next one is
             for log in ("metrics.jsonl", "samples.jsonl"):  # forget what came after the checkpoint
                 kept_lines = [line for line in read_lines(folder / log) if line.get("step", 0) <= state.step]
                 best = [line["text"] for line in kept_lines if line.get("step") == state.best_step and "text" in line]
                 run.best_sample = best[-1] if best else run.best_sample
                 write_file(folder / log, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept_lines))
-            write_file(folder / "config.json", to_json(config_file))
-            return run, skipped
-        raise ValueError(f"{folder} has no checkpoint to resume from. {' '.join(skipped)}".strip())
+            write_into(folder, {"config.json": to_json(config_file)})
+            return run, notes
+        raise ValueError(f"{folder} has no checkpoint to resume from. {' '.join(notes)}".strip())
 
     def record(self, metrics: Metrics) -> None:
         """Keep what a step of training told: a line of metrics, and after an evaluation everything else."""
+        self._check_here()
         told = {name: value for name, value in asdict(metrics).items() if value is not None and value is not False}
         append_line(self.folder / "metrics.jsonl", told)
         if metrics.val_loss is None:
@@ -154,32 +194,49 @@ class Run:
         )
         if metrics.is_best:
             self.best_sample = self.sample
-            write_file(self.folder / "model.safetensors", weights_file(self.model))
+            write_into(self.folder, {"model.safetensors": weights_file(self.model)})
         card = model_card(self.folder, self.model, self.about, self.state, self.best_sample)
         write_file(self.folder / "README.md", card)
         self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of this step; the one before it goes only when the new one is safe."""
+        """Write a checkpoint of this step; older ones go only when it is safe.
+
+        Raises NonFiniteLoss instead of saving weights that are spoiled, and OSError where it cannot write.
+        """
+        self._check_here()
         checkpoints = self.folder / "checkpoints"
         path = checkpoints / f"step-{self.state.step:08d}"
         if path.exists() and not damage(path):
             return  # saved already, by the evaluation of this step
-        checkpoints.mkdir(exist_ok=True)
         tensors, state = _collect(self.state, self.model)
+        _check_finite(self.state.step, {**dict(self.model.named_parameters()), **tensors})
+        check_space(self.folder, _checkpoint_bytes(self.model))
+        make_folder(checkpoints)
+        for log in ("metrics.jsonl", "samples.jsonl"):
+            if (self.folder / log).exists():
+                sync_file(self.folder / log)
         files = {
             "model.safetensors": weights_file(self.model),
             "optimizer.safetensors": safetensors.torch.save(tensors),
             "state.json": to_json(state),
         }
         write_folder(path, files)
-        for old in checkpoints.iterdir():
-            if old != path and old.is_dir():
-                shutil.rmtree(old)
+        remove_leftovers(checkpoints)
+        earlier = sorted(old for old in checkpoints.glob("step-*") if old < path)
+        for old in checkpoints.glob("step-*"):
+            if old != path and old not in earlier[-KEPT + 1 :]:
+                remove_folder(old)
+
+    def _check_here(self) -> None:
+        """Raise FileNotFoundError if the folder of the run is not there any more."""
+        if not still_held(self.folder):
+            raise FileNotFoundError(2, "the folder of this run was moved or removed while it was trained", str(self.folder))
 
 
 def check_new(folder: Path) -> None:
     """Raise ValueError or OSError unless a run can begin in this folder: a new or empty one, or one where none got going."""
+    check_free(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ValueError(f"{existing} is a file; name a folder for the run, for example --out runs/mine")
@@ -188,16 +245,18 @@ def check_new(folder: Path) -> None:
     if has_begun(folder):
         raise ValueError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    kept = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
-    if kept and not (kept <= BEGINNINGS and _is_ours(folder / "config.json")):
+    kept = {name for name in names if not (name.startswith(".") and name.endswith(".tmp")) and name != LOCK}
+    if kept and not (kept <= BEGINNINGS and _is_ours(folder)):
         raise ValueError(f"{folder} is not empty; choose another --out")
 
 
-def _is_ours(path: Path) -> bool:
-    """True for the config.json of a run: the first file that is written, so the mark of a folder that is ours."""
+def _is_ours(folder: Path) -> bool:
+    """True for the folder of a run that had no time for weights: the first files are the manifest and config.json."""
     try:
-        return "minigpt" in read_json(path)
-    except (OSError, ValueError):
+        if (folder / "config.json").exists():
+            return "minigpt" in read_json(folder / "config.json")
+        return read_json(folder / MANIFEST)["files"].keys() == set(FIXED)
+    except (OSError, ValueError, KeyError, AttributeError):
         return False
 
 
@@ -207,23 +266,45 @@ def has_begun(folder: Path) -> bool:
 
 
 def free_folder(folder: str | Path) -> Path:
-    """The folder itself if a run can begin there, else the first of NAME-2, NAME-3, ... that does not exist yet."""
+    """The folder itself if a run can begin there, else the first of NAME-2, NAME-3, ... that does not exist yet; made."""
     folder = Path(folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.exists():
+        check_new(folder)
+        make_folder(folder.absolute().parent)
+    elif not folder.is_dir() or not any(folder.iterdir()):
         check_new(folder)
         return folder
-    return next(path for i in range(2, 10**6) if not (path := folder.with_name(f"{folder.name}-{i}")).exists())
+    for path in (folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10**6))):
+        with contextlib.suppress(FileExistsError):  # perhaps made this moment, by another program
+            path.mkdir()
+            return path
+    raise ValueError(f"there are a million folders like {folder}; choose another --out")
 
 
 def load(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel, Tokenizer]:
-    """Open a run for use: its best model, ready to generate, and its tokenizer."""
+    """Open a run for use: its best model, ready to generate, and its tokenizer.
+
+    Raises ValueError in plain words for whatever is no whole run; nothing in it is executed.
+    """
     folder = Path(folder)
     config = read_run_config(folder)
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise ValueError(f"{folder} is incomplete: it has no model.safetensors yet")
-    model = MODELS[config["model_type"]].from_hf(config, read_tensors(weights))
-    return model.to(device).eval(), fitting_tokenizer(folder, config)
+    _check_undamaged(folder, [*FIXED, "model.safetensors"])
+    return _read_model(config, weights).to(device).eval(), fitting_tokenizer(folder, config)
+
+
+def _check_undamaged(folder: Path, names: Iterable[str]) -> None:
+    """Raise ValueError unless these files of a run are as its manifest says. Runs of old have none."""
+    if problem := _damage(folder, names):
+        raise ValueError(
+            f"{folder} is damaged: {problem}. If you changed it yourself and know what you did, remove its {MANIFEST}"
+        )
+
+
+def _damage(folder: Path, names: Iterable[str]) -> str:
+    return damage(folder, names) if os.path.lexists(folder / MANIFEST) else ""
 
 
 def fitting_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
@@ -254,16 +335,55 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has format {about['format']}; minigpt {__version__} reads formats up to {FORMAT}, so upgrade minigpt"
         )
-    train, text = about.get("train"), about.get("text")
-    for name, kind in TEXT.items():
-        if not isinstance(text, dict) or not isinstance(text.get(name), kind):
-            raise ValueError(f"{path} is damaged: its part minigpt / text lacks {name}")
-    if not isinstance(train, dict) or {f.name for f in fields(TrainConfig)} - YOUNGER != set(train) - YOUNGER:
-        raise ValueError(f"{path} is damaged: its part minigpt / train is not what this version writes")
-    about["train"] = asdict(TrainConfig(**train))
     if config.get("model_type") not in MODELS:
         raise ValueError(f"{path} names the model type {config.get('model_type')!r}; known are {', '.join(MODELS)}")
+    try:
+        _check_about(about)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged in its part minigpt: {error}") from None
+    about["train"] = asdict(TrainConfig(**about["train"]))
     return config
+
+
+def _check_about(about: dict[str, Any]) -> None:
+    """Raise ValueError unless this is what `create` writes into config.json of the text and the training."""
+    train, text = about.get("train"), about.get("text")
+    if about.keys() != {"format", "version", "train", "text"} or not isinstance(train, dict) or not isinstance(text, dict):
+        raise ValueError("it should hold format, version, train and text, and nothing else")
+    if not isinstance(about["version"], str) or not re.fullmatch(r"[\w.+!-]{1,64}", about["version"]):
+        raise ValueError("the version is none")
+    known = {f.name for f in fields(TrainConfig)}
+    if not known - YOUNGER <= train.keys() <= known:
+        raise ValueError(
+            f"train lacks or adds {', '.join(map(printable, sorted(known - YOUNGER ^ train.keys() - YOUNGER)[:3]))}"
+        )
+    TrainConfig(**train)
+    if text.keys() != TEXT.keys():
+        raise ValueError(f"text lacks or adds {', '.join(map(printable, sorted(text.keys() ^ TEXT.keys())[:3]))}")
+    for name, kind in TEXT.items():
+        if type(text[name]) is not kind or (kind is int and not 0 <= text[name] < 2**53):
+            raise ValueError(f"{name} of the text is {str(text[name])[:50]!r}")
+    if not all(isinstance(path, str) for path in text["paths"]) or not re.fullmatch("[0-9a-f]{64}", text["sha256"]):
+        raise ValueError("paths or sha256 of the text are none")
+    if not 0 < text["tokens_per_char"] <= 4:
+        raise ValueError(f"tokens_per_char of the text is {text['tokens_per_char']}")
+    from_dict(DataConfig, text)
+
+
+def _read_model(config: dict[str, Any], path: Path) -> LanguageModel:
+    """The model of a run's configuration, with the weights of a file. Raises ValueError unless both fit, to the last key."""
+    kind = MODELS[config["model_type"]]
+    size, n_layer = checked(path).stat().st_size, kind.shape_from_hf(config).get("n_layer", 0)
+    if isinstance(n_layer, int) and LEAST_BLOCK * n_layer > size:
+        raise ValueError(f"{path} has {size:,} bytes; that is too little for {n_layer:,} blocks")
+    blank = kind.blank(config)
+    ours = hf_config(blank)
+    for key in sorted(ours.keys() | config.keys() - {"minigpt"}):
+        if key not in ours or key not in config or (ours[key], type(ours[key])) != (config[key], type(config[key])):
+            there = printable(repr(config[key]))[:100] if key in config else "missing"
+            wanted = repr(ours[key]) if key in ours else "absent"
+            raise ValueError(f"{path.parent}: in config.json {printable(key)[:100]} is {there}; it should be {wanted}")
+    return kind.from_hf(config, read_tensors(path, {name: tuple(tensor.shape) for name, tensor in blank.to_hf()[1].items()}))
 
 
 def hf_config(model: LanguageModel) -> dict[str, Any]:
@@ -277,6 +397,20 @@ def weights_file(model: LanguageModel) -> bytes:
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
+def _checkpoint_bytes(model: nn.Module) -> int:
+    """About what a checkpoint takes: the weights, the optimizer's two numbers for each, and a little more."""
+    return 12 * sum(p.numel() for p in model.parameters()) + 2**16
+
+
+def _check_finite(step: int, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise NonFiniteLoss naming what is spoiled."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise NonFiniteLoss(
+                f"after step {step} {name} is not finite, so it was not saved; go on from the last checkpoint"
+            )
+
+
 def _collect(state: TrainState, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """A training state as tensors by name, and everything else as JSON."""
     tensors = {}
@@ -284,16 +418,53 @@ def _collect(state: TrainState, model: nn.Module) -> tuple[dict[str, torch.Tenso
         for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name != "optimizer"}
-    return tensors, {"format": FORMAT, **plain}
+    plain["best_val_loss"] = plain["best_val_loss"] if math.isfinite(plain["best_val_loss"]) else None
+    return tensors, {"format": FORMAT, "machine": fingerprint(next(model.parameters()).device), **plain}
 
 
-def _restore(state: TrainState, model: nn.Module, plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """The inverse of _collect."""
-    parameters = dict(model.named_parameters())
-    for stored, value in tensors.items():
-        key, name = stored.split(".", 1)
-        parameter = parameters[name]
-        state.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+def _read_state(path: Path) -> dict[str, Any]:
+    """What _collect made of a state beside its tensors. Raises ValueError for anything else."""
+    plain = read_json(path)
+    kinds = {name: kind for name, kind in get_type_hints(TrainState).items() if name != "optimizer"}
+    if plain.pop("format", None) != FORMAT or not kinds.keys() - YOUNGER <= plain.keys() - {"machine"} <= kinds.keys():
+        raise ValueError(f"{path} is not the state of a training, or not of format {FORMAT}")
+    machine = plain.setdefault("machine", {})
+    plain["best_val_loss"] = math.inf if plain["best_val_loss"] is None else plain["best_val_loss"]
+    if not isinstance(machine, dict) or not all(isinstance(value, str) for value in machine.values()):
+        raise ValueError(f"{path} is damaged: machine is {str(machine)[:50]!r}")
+    recent = plain.setdefault("recent", [])
+    if not isinstance(recent, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in recent):
+        raise ValueError(f"{path} is damaged: recent is {str(recent)[:50]!r}")
+    values = [(name, plain[name]) for name in kinds if name != "recent"] + [("recent", x) for pair in recent for x in pair]
+    for name, value in values:
+        if type(value) not in ((int,) if kinds[name] is int else (int, float)) or not value >= 0:
+            raise ValueError(f"{path} is damaged: {name} is {str(value)[:50]!r}")
+    return plain
+
+
+def _restore(state: TrainState, model: nn.Module, plain: dict[str, Any], path: Path) -> None:
+    """The inverse of _collect: give a new state the numbers, and its optimizer the tensors of a file."""
     for f in fields(state):
         if f.name in plain:
             setattr(state, f.name, plain[f.name])
+    parameters = dict(model.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    expected: dict[str, tuple[int, ...]] = {}
+    for group in state.optimizer.param_groups if state.step else ():
+        for parameter in group["params"]:
+            name, shape = names[id(parameter)], tuple(parameter.shape)
+            by_muon = {f"momentum.{name}": shape}
+            by_adam = {f"step.{name}": (), f"exp_avg.{name}": shape, f"exp_avg_sq.{name}": shape}
+            expected |= by_muon if group["orthogonal"] else by_adam
+    for stored, value in read_tensors(path, expected).items():
+        key, name = stored.split(".", 1)
+        parameter = parameters[name]
+        state.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+def _other_machine(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """A sentence on what is not as it was when the checkpoint was made, if that can change the bits."""
+    changed = [
+        f"{name} {printable(before[name])[:60]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    return [f"Not as before: {', '.join(changed)}. It goes on as well, but not to the same bits."] if changed else []

@@ -64,6 +64,12 @@ class TrainConfig:
     eval_interval: int | None = option(None, "steps between two evaluations (derived: max_iters / 10)", 1, 10**9)
     eval_tokens: int = option(2**17, "validation tokens an evaluation reads, evenly spread; 0 = all", 0, 2**60)
     patience: int = option(0, "stop after so many evaluations without a new best; 0 = never", 0, 10**9)
+    skip_spikes: float = option(
+        0.0, "leave out a step whose loss or gradient is so many standard deviations above the last 128; 0 = never", 0, 10**6
+    )
+    compile: str = option(
+        "off", "torch.compile the model: a slow start, and faster steps on some devices", choices=("off", "on")
+    )
     dtype: str = option("auto", "arithmetic; auto = bfloat16 on CUDA", choices=("auto", "float32", "bfloat16"))
     seed: int = option(1337, "fixes weights, batches and dropout", 0, 2**63 - 1)
 

@@ -1,22 +1,35 @@
-"""Files that are never half written, and folders that say when they are damaged.
+"""Files that are never half written, folders that say when they are damaged, and doubt about whatever is read.
 
 A file is written under a temporary name, flushed to the disk and renamed: whoever looks sees the old one or the new one.
-A folder of files gets a manifest with the size and SHA-256 of each, and is renamed into place as a whole.
+A folder of files gets a manifest with the size and SHA-256 of each, and is renamed into place as a whole. A file that is
+read may come from anyone: it has to be a regular file of its folder, of a believable size, and hold what it should.
 
-Next: tokenizer.py
+Next: lock.py
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+MANIFEST = "manifest.json"
+LARGEST_JSON = 1 << 26  # bytes; an alphabet of every character that there is takes a third of it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------------
+
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Replace the file as a whole: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Replace the file as a whole: temporary name, fsync, rename, fsync of the folder.
+
+    Raises OSError naming the bytes that are needed and free, if the disk is full; the old file is still there then.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
         _write_and_sync(temporary, data.encode("utf-8", "replace") if isinstance(data, str) else data)
         os.replace(temporary, path)
@@ -30,52 +43,131 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
     """Write a folder of files with a manifest.json, and rename it into place once all of it is on the disk.
 
     What is at `path` already is replaced, and is gone for a moment; call this only if it is worth nothing.
+    Raises OSError as write_file does, and leaves nothing behind then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         for name, data in files.items():
             _write_and_sync(temporary / name, data)
-        manifest = {name: {"size": len(data), "sha256": sha256(data)} for name, data in files.items()}
-        _write_and_sync(temporary / "manifest.json", to_json({"format": 1, "files": manifest}))
+        _write_and_sync(temporary / MANIFEST, to_json({"format": 1, "files": _entries(files)}))
         _sync_folder(temporary)
         if path.exists():  # left over, damaged
             shutil.rmtree(path)
-        temporary.rename(path)
+        os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
 
 
-def damage(folder: Path) -> str:
-    """What is wrong with a folder that write_folder wrote, in words; nothing if every file is as its manifest says."""
-    try:
-        files = read_json(folder / "manifest.json")["files"]
-        for name, expected in files.items():
-            data = (folder / name).read_bytes()
-            if len(data) != expected["size"]:
-                return f"{name} has {len(data)} bytes instead of {expected['size']}"
-            if sha256(data) != expected["sha256"]:
-                return f"{name} is not what was written (its SHA-256 differs)"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its manifest or a file cannot be read ({error})"
-    return ""
+def write_into(folder: Path, files: dict[str, bytes]) -> None:
+    """Replace some files of a folder that has a manifest, or is to get one.
+
+    While this lasts, the manifest knows what each file was before too: wherever it is interrupted, every file is one of
+    the two, and none of them is taken for damaged.
+    """
+    listed = _listed(folder)["files"] if (folder / MANIFEST).exists() else {}
+    coming = _entries(files)
+    after = {"format": 1, "files": listed | coming}
+    write_file(folder / MANIFEST, to_json(after | {"before": {name: listed.get(name) for name in coming}}))
+    for name, data in files.items():
+        write_file(folder / name, data)
+    write_file(folder / MANIFEST, to_json(after))
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one JSON object as a line to a .jsonl file."""
-    with path.open("a", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    _write(path, (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace"), os.O_APPEND, sync=False)
+
+
+def sync_file(path: Path) -> None:
+    """Bring what was appended to a file to the disk."""
+    _sync(path, os.O_RDWR)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, durably. Does nothing if it is there."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed in the middle of writing here left behind. Only for the owner of the folder."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no half of it can be taken for the whole: it loses its name first."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    os.rename(path, temporary)
+    shutil.rmtree(temporary)
+
+
+def check_space(folder: Path, need: int) -> None:
+    """Raise OSError unless so many bytes are free where the folder is, or will be."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < need:
+        raise OSError(errno.ENOSPC, f"no space left: {need:,} bytes are needed and {free:,} are free", str(folder))
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------------
+
+
+def damage(folder: Path, names: Iterable[str] | None = None) -> str:
+    """What is wrong with a folder that has a manifest, in words; nothing if every file is as the manifest says.
+
+    names: look at these only, as far as they are listed.
+    """
+    try:
+        manifest = _listed(folder)
+        for name, expected in manifest["files"].items():
+            if names is not None and name not in names:
+                continue
+            before = manifest["before"]
+            if name in before and before[name] is None and not os.path.lexists(folder / name):
+                continue  # about to be written for the first time
+            data = read_bytes(folder / name)
+            found = _entry(data)
+            if found in (expected, before.get(name)):
+                continue
+            if len(data) != expected["size"]:
+                return f"{name} has {len(data):,} bytes instead of {expected['size']:,}"
+            return f"{name} is not what was written (its SHA-256 differs)"
+    except (OSError, ValueError) as error:
+        return f"its manifest or a file cannot be read ({error})"
+    return ""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file. Raises ValueError for a link that leaves the folder, or what is no file."""
+    return checked(path).read_bytes()
+
+
+def checked(path: Path) -> Path:
+    """The path itself, if a regular file is there, in this very folder. Raises ValueError or FileNotFoundError otherwise."""
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        raise ValueError(f"{path} is a link that leaves its folder")
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    return path
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a last line that was cut off by a crash is left out."""
     records = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+    for line in read_bytes(path).split(b"\n") if path.exists() else []:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(record, dict):
             break
         records.append(record)
     return records
@@ -88,8 +180,10 @@ def to_json(value: Any) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError in plain words if the file holds anything else."""
+    if (size := checked(path).stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"{path} has {size:,} bytes; no file of this kind is larger than {LARGEST_JSON:,}")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
@@ -97,13 +191,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Read a .safetensors file as torch tensors by name. Raises ValueError in plain words if it is damaged."""
+def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None) -> dict[str, Any]:
+    """Read a .safetensors file as torch tensors by name. Raises ValueError in plain words if it is damaged.
+
+    expected: the shape of each float32 tensor that has to be there, and nothing else may be. The size of the file, the
+    length of its header, names, shapes and types are compared before any tensor is read.
+    """
     import safetensors.torch  # here, so that reading JSON and text needs no torch
 
     try:
+        if expected is not None:
+            _check_header(checked(path), expected)
         return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OverflowError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
 
 
@@ -112,19 +212,106 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def printable(text: str) -> str:
+    """Text of an unknown hand, for a terminal: what is not printable, such as a control sequence, becomes a "?"."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+# ---- underneath --------------------------------------------------------------------------------------------------------
+
+
+def _check_header(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    import safetensors
+
+    numbers = {name: _product(shape) for name, shape in expected.items()}
+    size, longest = path.stat().st_size, 4096 + sum(200 + len(name) for name in expected)
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    implied = 8 + header + 4 * sum(numbers.values())
+    if header > longest or size != implied:
+        raise ValueError(
+            f"{path} has {size:,} bytes; these weights take {implied if header <= longest else 'other':,} bytes"
+        )
+    with safetensors.safe_open(path, "np") as file:
+        names = set(file.keys())
+        faults = [f"{name} is missing" for name in expected if name not in names]
+        faults += [f"{printable(name)} is not part of this model" for name in sorted(names - expected.keys())]
+        for name in names & expected.keys():
+            part = file.get_slice(name)
+            shape, kind = tuple(part.get_shape()), part.get_dtype()
+            if (shape, kind) != (expected[name], "F32"):
+                faults.append(f"{name} is {kind} {shape} and should be F32 {expected[name]}")
+    if faults:
+        raise ValueError(f"{path} does not fit the configuration: {'; '.join(faults[:3])}")
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _entry(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": sha256(data)}
+
+
+def _entries(files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    return {name: _entry(data) for name, data in files.items()}
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, if it is one that this package writes. Raises ValueError otherwise."""
+    path = folder / MANIFEST
+    manifest = {"before": {}} | read_json(path)
+    files, before = manifest.get("files"), manifest["before"]
+    if manifest.keys() != {"format", "files", "before"} or manifest["format"] != 1:
+        raise ValueError(f"{path} is no manifest of format 1")
+    if not isinstance(files, dict) or not isinstance(before, dict) or not before.keys() <= files.keys():
+        raise ValueError(f"{path} is damaged")
+    for name, entry in (*files.items(), *before.items()):
+        kinds = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
+        new = entry is None and name in before
+        if Path(name).name != name or not (new or kinds == {"size": int, "sha256": str}):
+            raise ValueError(f"{path} is damaged where it lists {printable(name)[:100]}")
+    return manifest
+
+
 def _write_and_sync(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(path, data, os.O_TRUNC, sync=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable. Windows cannot open folders and needs no such call."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def _write(path: Path, data: bytes, how: int, sync: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        if sync:
+            os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        message = f"no space left: {len(data):,} bytes are needed for {path.name} and {free:,} are free"
+        raise OSError(error.errno, message, str(path.parent)) from None
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path, how: int) -> None:
+    descriptor = os.open(path, how)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable. Windows cannot open folders and needs no such call."""
+    if os.name != "nt":
+        _sync(folder, os.O_RDONLY)

@@ -7,6 +7,7 @@ Next: clock.py
 """
 
 import os
+import platform
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +70,20 @@ def flops_per_token(model: nn.Module, block_size: int) -> int:
     heads = sum(m.query.out_features for m in model.modules() if isinstance(m, Head))
     heads += sum(m.proj.in_features for m in model.modules() if isinstance(m, MultiHeadAttention))
     return 6 * weights + 12 * heads * block_size
+
+
+def fingerprint(device: torch.device) -> dict[str, str]:
+    """What the bits of a training depend on, beside its settings: versions, threads, processor or GPU."""
+    from . import __version__
+
+    about = {"minigpt": __version__, "torch": torch.__version__, "device": device.type}
+    if device.type == "cuda":
+        return about | {"gpu": torch.cuda.get_device_name(device)}
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere platform knows
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    about["processor"] = names[0] if names else platform.processor()
+    return about | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
 
 
 def available_memory(device: torch.device) -> int | None:

@@ -119,16 +119,21 @@ class GPT(LanguageModel):
         return dict(zip(ours, required(config, *names), strict=True)) | {"dropout": config.get("resid_pdrop", 0.1)}
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "GPT":
-        """A GPT from the config.json and the tensors of a GPT-2. Raises ValueError for one with other details."""
+    def blank(cls, config: dict[str, Any]) -> "GPT":
+        """A GPT without weights from the config.json of a GPT-2. Raises ValueError for one with other details."""
         shape = GPTConfig(**cls.shape_from_hf(config))
         for key, ours in GPT2_DETAILS.items():
             if config.get(key, ours) not in (ours, "gelu_pytorch_tanh" if key == "activation_function" else ours):
                 raise ValueError(f"this GPT-2 has {key} = {config[key]!r}; only {ours!r} can be loaded")
         if config.get("n_inner") not in (None, 4 * shape.n_embd):
             raise ValueError(f"this GPT-2 has n_inner = {config['n_inner']}; only 4 * n_embd can be loaded")
-        with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(shape)
+        with torch.device("meta"):
+            return cls(shape)
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "GPT":
+        """A GPT from the config.json and the tensors of a GPT-2. Raises ValueError for one with other details."""
+        model = cls.blank(config)
         stored = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
         weights: dict[str, Tensor] = {}
         for name, _ in model.named_parameters():

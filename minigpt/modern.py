@@ -188,8 +188,8 @@ class ModernGPT(GPT):
         return dict(zip(ours, required(config, *names), strict=True)) | {"dropout": config.get("attention_dropout", 0.0)}
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "ModernGPT":
-        """A ModernGPT from the config.json and the tensors of a Qwen3. Raises ValueError for one with other details."""
+    def blank(cls, config: dict[str, Any]) -> "ModernGPT":
+        """A ModernGPT without weights from the config.json of a Qwen3. Raises ValueError for one with other details."""
         shape = GPTConfig(**cls.shape_from_hf(config))
         details = {
             "intermediate_size": swiglu_width(shape.n_embd),
@@ -201,8 +201,13 @@ class ModernGPT(GPT):
         for key, ours in details.items():
             if config.get(key, ours) != ours:
                 raise ValueError(f"this Qwen3 has {key} = {config[key]!r}; only {ours!r} can be loaded")
-        with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(shape)
+        with torch.device("meta"):
+            return cls(shape)
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "ModernGPT":
+        """A ModernGPT from the config.json and the tensors of a Qwen3. Raises ValueError for one with other details."""
+        model = cls.blank(config)
         stored = dict(tensors)
         weights: dict[str, Tensor] = {}
         for name, _ in model.named_parameters():

@@ -236,11 +236,15 @@ class Stack(LanguageModel):
         return dict(zip(names, required(config, *names), strict=True))
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Stack":
+    def blank(cls, config: dict[str, Any]) -> "Stack":
         if config.get("rung") not in STACKS:
             raise ValueError(f"config.json names the rung {config.get('rung')!r}; known are {', '.join(STACKS)}")
-        with torch.device("meta"):  # shapes without memory: the weights are about to be replaced
-            model = cls(config["rung"], GPTConfig(**cls.shape_from_hf(config)))
+        with torch.device("meta"):
+            return cls(config["rung"], GPTConfig(**cls.shape_from_hf(config)))
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Stack":
+        model = cls.blank(config)
         load_weights(model, tensors)
         return model
 

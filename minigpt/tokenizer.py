@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .files import read_json, to_json, write_file
+from .files import read_json, to_json
 
 CHUNK = 1 << 16  # characters encoded at a time, so that the working arrays stay in the processor's cache
 
@@ -152,15 +152,14 @@ class ByteTokenizer:
         return _hf_bpe(vocab, pre_tokenizer=byte_level, decoder=byte_level)
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json, as transformers and tokenizers read them."""
+def tokenizer_files(tokenizer: Tokenizer, block_size: int) -> dict[str, bytes]:
+    """tokenizer.json and tokenizer_config.json, as transformers and tokenizers read them."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": block_size,
         "clean_up_tokenization_spaces": False,
     }
-    write_file(folder / "tokenizer.json", to_json(tokenizer.to_hf()))
-    write_file(folder / "tokenizer_config.json", to_json(config))
+    return {"tokenizer.json": to_json(tokenizer.to_hf()), "tokenizer_config.json": to_json(config)}
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -168,12 +167,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     data = read_json(path)
     try:
-        model, vocab = data["model"], data["model"]["vocab"]
-        if data["pre_tokenizer"] and vocab == ByteTokenizer().to_hf()["model"]["vocab"] and not model["merges"]:
-            return ByteTokenizer()
+        vocab = data["model"]["vocab"]
         chars = "".join(sorted(vocab, key=vocab.__getitem__))
-        if data["pre_tokenizer"] is None and not model["merges"] and vocab == {c: i for i, c in enumerate(chars)}:
-            return CharTokenizer(chars)
+        tokenizer = ByteTokenizer() if data["pre_tokenizer"] else CharTokenizer(chars)
+        if tokenizer.to_hf() == data:
+            return tokenizer
     except (KeyError, TypeError, AttributeError, ValueError):
         pass
     raise ValueError(f"{path} is not a character or byte tokenizer; this package reads those that it wrote")

@@ -9,7 +9,7 @@ Next: watch.py
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from warnings import warn
 
@@ -27,6 +27,8 @@ from .optim import learning_rate, make_optimizer
 from .speed import speed_up
 
 FIRST_LOOK = 2**14  # validation tokens that an untrained model is evaluated on
+RECENT = 128  # steps that a step is compared with
+SPIKE = 6.0  # standard deviations above their mean: told
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Metrics:
     val_loss: float | None = None  # of the validation text; None between evaluations
     val_error: float | None = None  # its standard error
     is_best: bool = False  # the lowest val_loss so far
+    spike: float | None = (
+        None  # standard deviations by which the loss or the gradient is above the last ones, if it is a spike
+    )
+    skipped: bool = False  # the step was left out because of it
     time: dict[str, float] | None = None  # seconds of this session by part (clock.PARTS), at evaluations
 
 
@@ -61,6 +67,7 @@ class TrainState:
     evaluations_since_best: int = 0
     loss_sum: float = 0.0  # of the batches since the last evaluation
     loss_count: int = 0
+    recent: list[list[float]] = field(default_factory=list)  # loss and norm of the gradient of the last steps
 
     @classmethod
     def new(cls, model: LanguageModel, config: TrainConfig) -> "TrainState":
@@ -70,9 +77,21 @@ class TrainState:
         """The step to end with, as planned now."""
         return self.last_step or config.max_iters
 
+    def spike(self, loss: float, grad_norm: float) -> float:
+        """By how many standard deviations the loss or the gradient is above the last ones; then they are among them.
+
+        0 until there are RECENT of them. Source: the outlier detector of llm.c (Karpathy 2024, llmc/outlier_detector.h).
+        """
+        z = 0.0
+        if len(self.recent) >= RECENT:
+            before = np.array(self.recent)  # (RECENT, 2)
+            z = float(((np.array([loss, grad_norm]) - before.mean(0)) / np.maximum(before.std(0), 1e-12)).max())
+        self.recent = [*self.recent[1 - RECENT :], [loss, grad_norm]]
+        return max(0.0, z)
+
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss or the gradient became infinite or NaN. The step was not taken; the weights are those before it."""
+    """A loss, a gradient or a weight became infinite or NaN. What was saved before is whole."""
 
 
 def train(
@@ -84,11 +103,14 @@ def train(
     generator is ours while this runs. Evaluation draws none, so it cannot change the training.
     Where config.minutes says how long it may take, the number of steps, and with it the learning rate, follows the clock.
     A batch that does not fit into memory is computed in smaller parts, with a warning.
-    Raises NonFiniteLoss before an update that would spoil the weights.
+    Raises NonFiniteLoss in the step in which a loss, a gradient or a weight is not finite: before the update, unless it is
+    the update itself that spoils a weight.
     """
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
     speed_up(model, device)
+    if config.compile == "on":
+        _compile(model)
     autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
     clock, peak, flops = Clock(state.seconds), peak_flops(device), flops_per_token(model, model.block_size)
 
@@ -114,9 +136,17 @@ def train(
                 f"at step {state.step + 1} the loss is {loss:.4g} and the norm of the gradient {grad_norm:.4g}, so the "
                 f"step was not taken. Usually the learning rate ({lr:.3g} here) is too high"
             )
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
-        state.optimizer.step()
+        spike = state.spike(loss, grad_norm)
+        skipped = 0 < config.skip_spikes <= spike
+        if not skipped:
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            state.optimizer.step()
+            if not math.isfinite(_size(model)):
+                raise NonFiniteLoss(
+                    f"in step {state.step + 1} a weight became infinite or NaN (the loss was {loss:.4g}); the weights are "
+                    f"damaged. Go on from the last checkpoint, with a learning rate below {lr:.3g}"
+                )
         state.optimizer.zero_grad(set_to_none=True)
         clock.lap("optimizer")
         clock.stepped(tokens)
@@ -130,6 +160,8 @@ def train(
         speed, state.seconds = clock.tokens_per_s, clock.seconds
         share = speed * flops / peak if flops and peak else None
         metrics = Metrics(state.step, state.ends_at(config), state.seconds, loss, lr, grad_norm, speed, share)
+        if skipped or spike >= SPIKE:
+            metrics = replace(metrics, spike=spike, skipped=skipped)
         yield _evaluated(metrics, model, val, config, state, autocast, clock) if look else metrics
         clock.lap("rest")
         if look:
@@ -156,6 +188,21 @@ def _gradient(
         tokens += targets.numel()
         clock.lap("model")
     return mean, tokens
+
+
+def _size(model: LanguageModel) -> float:
+    """A number that is finite as long as every weight is."""
+    norms = torch._foreach_norm([p.detach() for p in model.parameters()], float("inf"))
+    return float(torch.stack(norms).max())  # NaN if one is
+
+
+def _compile(model: LanguageModel) -> None:
+    """Compile the model in place, so that its parameters keep their names; where no compiler is there, warn and go on."""
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=next(model.parameters()).device))
+        model.compile()
+    except Exception as error:  # whatever a compiler may raise, or its absence
+        warn(f"torch.compile does not work here ({type(error).__name__}); training goes on without it", stacklevel=3)
 
 
 def _fewer(at_once: int, batch_size: int, error: RuntimeError) -> int:

@@ -31,6 +31,12 @@ class Watch:
         found: dict[str, str] = {}
         if metrics.loss is not None:
             found |= self._steps(metrics)
+        if metrics.spike:
+            found["skipped" if metrics.skipped else "spike"] = (
+                f"A spike at step {metrics.step:,}: the loss ({metrics.loss:.2f}) or the norm of the gradient "
+                f"({metrics.grad_norm:.2f}) is {metrics.spike:.0f} standard deviations above the last ones. "
+                + ("The step was left out." if metrics.skipped else "--skip-spikes 6 leaves such steps out.")
+            )
         if metrics.val_loss is not None:
             found |= self._evaluations(metrics)
         new = [sentence for kind, sentence in found.items() if kind not in self.said]

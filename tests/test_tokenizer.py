@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from minigpt.files import write_into
 from minigpt.tokenizer import (
     CHUNK,
     ByteTokenizer,
@@ -14,8 +15,8 @@ from minigpt.tokenizer import (
     UnknownCharacter,
     load_tokenizer,
     make_tokenizer,
-    save_tokenizer,
     smallest_dtype,
+    tokenizer_files,
 )
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # without lone surrogates
@@ -210,7 +211,7 @@ TOKENIZERS = {
 def saved(request, tmp_path):
     """A tokenizer, the folder that it was saved in, and a text that it can write."""
     tokenizer = TOKENIZERS[request.param]
-    save_tokenizer(tokenizer, tmp_path, block_size=16)
+    write_into(tmp_path, tokenizer_files(tokenizer, block_size=16))
     return tokenizer, tmp_path, "   " if request.param == "one char" else SAMPLE
 
 
@@ -226,9 +227,9 @@ def test_a_saved_tokenizer_loads_equal(saved):
 
 def test_a_saved_tokenizer_is_two_files_that_say_the_same_each_time(saved):
     _, folder, _ = saved
-    assert sorted(path.name for path in folder.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "tokenizer.json", "tokenizer_config.json"]
     before = (folder / "tokenizer.json").read_bytes()
-    save_tokenizer(load_tokenizer(folder), folder, block_size=16)
+    write_into(folder, tokenizer_files(load_tokenizer(folder), block_size=16))
     assert (folder / "tokenizer.json").read_bytes() == before
 
 

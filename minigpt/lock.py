@@ -1,0 +1,91 @@
+"""One owner at a time: a folder belongs to one process as long as that lives.
+
+The system keeps the lock and lets go when the process ends, however it ends: after a kill nothing is left to clean up.
+
+Next: tokenizer.py
+"""
+
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"  # in the folder; holds the number of the process
+TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+
+_held: dict[Path, int] = {}  # folder -> descriptor of its lock
+
+
+class InUse(ValueError):
+    """Another process has the folder."""
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        super().__init__(f"{folder} is in use by process {owner}; wait for it or stop it, or choose another --out")
+
+
+def hold(folder: Path) -> None:
+    """Make a folder this process's own for as long as it lives; if it is already, do nothing.
+
+    Raises InUse naming the process that has it.
+    """
+    if still_held(folder):
+        return
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _lock(descriptor):
+            raise InUse(folder, _owner(descriptor))
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _held[folder.resolve()] = descriptor
+    if not still_held(folder):  # somebody removed the file between its opening and its locking
+        hold(folder)
+
+
+def still_held(folder: Path) -> bool:
+    """True if this process has the folder, and it is still the one that was locked."""
+    try:
+        return os.path.samestat(os.stat(folder / LOCK), os.fstat(_held[folder.resolve()]))
+    except (OSError, KeyError):
+        return False
+
+
+def check_free(folder: Path) -> None:
+    """Raise InUse if another process has the folder."""
+    if still_held(folder) or not (folder / LOCK).exists():
+        return
+    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    try:
+        if not _lock(descriptor):
+            raise InUse(folder, _owner(descriptor))
+    finally:
+        os.close(descriptor)  # and lets go
+
+
+def _owner(descriptor: int) -> str:
+    """The number of the process that has the lock."""
+    time.sleep(0.05)  # it may have taken it this moment, and not have written its number yet
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 20).decode("ascii", "replace").strip() or "(unknown)"
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock; False if another process has it. A file system that knows no locks lets everybody in."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # a byte far behind what is written, which others want to read
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in TAKEN
+    return True

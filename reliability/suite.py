@@ -1,0 +1,131 @@
+"""What a suite is, and how it is run: from a seed, in parts that can be stopped and started, over several processes.
+
+A suite is a claim and a trial. Trial number i is a pure function of (seed, i): whatever fails can be tried again by number.
+
+Next: trainings.py
+"""
+
+import json
+import multiprocessing
+import random
+import shutil
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SEED = 20261125
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attempt at breaking something."""
+
+    number: int  # 0, 1, 2, ...
+    rng: random.Random  # of its own
+    folder: Path  # empty, and removed afterwards
+    shared: Path  # what `prepare` made; read only
+
+    def check(self, holds: object, otherwise: str) -> None:
+        """Fail with words unless something holds. Unlike assert, it says what happened and cannot be switched off."""
+        if not holds:
+            raise Broken(otherwise)
+
+
+class Broken(AssertionError):
+    """What was claimed does not hold."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A claim, and trials that would show that it is wrong."""
+
+    name: str
+    claim: str  # one sentence
+    trial: Callable[[Trial], str]  # how it ended, in a word or two; raises if the claim does not hold
+    full: int | Callable[[Path], int]  # trials that there are; counted in what `prepare` made, where it depends on that
+    quick: int  # of them in `make test`, spread evenly
+    prepare: Callable[[Path], None] = lambda folder: None  # makes in a folder what all trials share
+    together: int = 1  # trials in one part: what is recorded at once
+
+    def count(self, shared: Path) -> int:
+        return self.full if isinstance(self.full, int) else self.full(shared)
+
+
+def run_part(suite: Suite, seed: int, numbers: Sequence[int], shared: Path) -> dict[str, Any]:
+    """Trials one after the other -> how they ended, which of them failed and why, seconds."""
+    outcomes: Counter[str] = Counter()
+    failures, slowest, began = [], 0.0, time.perf_counter()
+    for number in numbers:
+        folder = Path(tempfile.mkdtemp(prefix=f"minigpt-{suite.name}-"))
+        started = time.perf_counter()
+        try:
+            outcomes[suite.trial(Trial(number, random.Random(f"{seed} {suite.name} {number}"), folder, shared))] += 1
+        except Exception as error:
+            outcomes["FAILED"] += 1
+            short = "".join(traceback.format_exception(error)[-4:]) if not isinstance(error, Broken) else str(error)
+            failures.append({"number": number, "why": short[-2000:]})
+        finally:
+            slowest = max(slowest, time.perf_counter() - started)
+            shutil.rmtree(folder, ignore_errors=True)
+    ended = {"outcomes": dict(outcomes), "failures": failures, "slowest": slowest}
+    return {"first": numbers[0], "trials": len(numbers), **ended, "seconds": time.perf_counter() - began}
+
+
+def run_quick(suite: Suite, shared: Path, seed: int = SEED) -> dict[str, Any]:
+    """A few trials, spread evenly over all of them, in this process."""
+    suite.prepare(shared)
+    total = suite.count(shared)
+    some = min(suite.quick, total)
+    return run_part(suite, seed, [i * total // some for i in range(some)], shared)
+
+
+def run_full(
+    suite: Suite, folder: Path, seed: int, jobs: int, most: int | None = None
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """All trials (or the first `most`), over `jobs` processes -> each part as it is there, and the number of all trials.
+
+    Parts are kept in `folder`; what an earlier call did is not done again, but told first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, shared = folder / f"{suite.name}-{seed}.jsonl", folder / suite.name
+    if not shared.exists():
+        shutil.rmtree(folder / "unfinished", ignore_errors=True)
+        (folder / "unfinished").mkdir()
+        suite.prepare(folder / "unfinished")
+        (folder / "unfinished").rename(shared)
+    total = min(suite.count(shared), most or 10**9)
+    done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    there = {part["first"] for part in done}
+    for part in done:
+        yield part, total
+    starts = [first for first in range(0, total, suite.together) if first not in there]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+        waiting = [
+            pool.submit(run_part, suite, seed, range(first, min(first + suite.together, total)), shared) for first in starts
+        ]
+        for future in as_completed(waiting):
+            part = future.result()  # a process that crashed ends the suite: that is a finding too
+            with lines.open("a") as file:
+                file.write(json.dumps(part) + "\n")
+            yield part, total
+
+
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of parts."""
+    outcomes: Counter[str] = Counter()
+    for part in parts:
+        outcomes.update(part["outcomes"])
+    return {
+        "trials": sum(part["trials"] for part in parts),
+        "failed": sum(len(part["failures"]) for part in parts),
+        "outcomes": dict(outcomes.most_common()),
+        "slowest_s": round(max(part["slowest"] for part in parts), 3),
+        "seconds": round(sum(part["seconds"] for part in parts), 1),
+        "failures": [failure for part in parts for failure in part["failures"]][:20],
+    }
