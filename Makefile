@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test check race format clean
+.PHONY: help run test check race soak format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -21,6 +21,9 @@ check: .venv/.installed-dev ## lint, formatting, types
 
 race: .venv/.installed ## a model as good as nanoGPT's example, timed; make race NANOGPT=PATH runs nanoGPT beside it
 	$(BIN)/python benchmarks/race.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+soak: .venv/.installed-dev ## the reliability suites in full: hours; stop and start as you like
+	$(BIN)/python -m reliability
 
 format: .venv/.installed-dev ## put the code into its standard form
 	$(BIN)/ruff check --fix .

@@ -111,8 +111,8 @@ def long_race(clone: Path | None, text: str, seeds: int) -> None:
 
 {describe()}.
 
-Tiny Shakespeare, context 256; seconds of the whole process (median), and the loss of the saved model on the whole validation
-part, mean ± standard deviation over fresh seeds. {verdict}
+Tiny Shakespeare; seconds of the whole process (median), and the loss of the saved model on the whole validation part, mean
+± standard deviation over fresh seeds; the plan chooses the context too, at most 256. {verdict}
 
 {table(["what", "validation loss", "each seed", "whole process"], rows)}""",
     )

@@ -14,7 +14,9 @@ Read the files in this order; each imports only files above it.
     model       GPT, with GPT-2's exact details
     modern      ModernGPT: rotary positions, RMSNorm, QK-norm, SwiGLU; Qwen3's exact details
     rungs       every step from the bigram to the modern GPT, one idea each
-    sampling    logits -> one id: temperature, top-k, top-p
+    sampling    logits -> one id: penalty, temperature, top-k, top-p, min-p
+    torch_engine  a model of torch that reads on: the cache
+    numpy_engine  the same forward pass in plain NumPy, told a second time
     engine      generate() -> yields ids; how a GPT writes
     optim       AdamW, Muon and the learning-rate schedule
     speed       the same arithmetic in less time, on processors that need help
@@ -25,11 +27,15 @@ Read the files in this order; each imports only files above it.
     planner     the best model that this machine can train in the time there is
     card        the model card: what a run says of itself to a stranger
     checkpoint  the run directory: save, load, resume
+    novelty     how much of what a model writes stands in its training text
+    chat        a text that two hands write in turn
     explain     attention maps, logit lens, surprise of each character, through hooks
     learner     a learner's own file, and the model in it
     check       fourteen questions to a model, and the likely cause where one fails
     profile     where the time of a step goes, operation by operation
+    doctor      does this device compute what it should?
     console     what a person sees: the architecture, progress, the end
+    signals     Ctrl-C and SIGTERM while no model is trained
     program     how a program begins and ends: flags, mistakes in plain words, exit codes
     cli         minigpt train | plan | generate | eval | info | explain | check | ladder
 

@@ -118,6 +118,8 @@ class SampleConfig:
     temperature: float = option(1.0, "below 1 safer, above 1 wilder, 0 always the likeliest token", 0, 100)
     top_k: int = option(0, "draw from the k likeliest tokens only; 0 = all", 0, 2**31)
     top_p: float = option(1.0, "draw from the likeliest tokens that together reach probability p; 1 = all", 0, 1)
+    min_p: float = option(0.0, "leave out tokens below p times the probability of the likeliest; 0 = none", 0, 1)
+    repetition_penalty: float = option(1.0, "above 1, what was read or written already becomes less likely", 0.01, 100)
     seed: int = option(1337, "fixes the draw", 0, 2**63 - 1)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
     for token in generate(model, tokenizer.encode("ROMEO:"), SampleConfig(max_new_tokens=200)):
         ...                                     # stop whenever you like
 
-The past does not change, so its keys and values are kept (the cache) and each step computes one position only.
+Whatever reads tokens and answers with scores can write: a model of torch (torch_engine.py) or of NumPy (numpy_engine.py).
 
 A model looks back on at most block_size tokens. When these are full, the window slides by half of them: the newest half
 is read again from position 0 and writing goes on. So every token costs the same on average, however long the text, and
@@ -13,46 +13,77 @@ Next: optim.py
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
-import torch
+import numpy as np
 
-from .bigram import LanguageModel
 from .config import SampleConfig
 from .sampling import draw, probabilities, random_generator
 from .tokenizer import Tokenizer
 
 
-def generate(
-    model: LanguageModel, prompt: Sequence[int], config: SampleConfig, sample: int = 0, use_cache: bool = True
-) -> Iterator[int]:
+class Reader(Protocol):
+    """What an engine is: it reads on, and remembers what it has read."""
+
+    block_size: int
+
+    def read(self, tokens: Sequence[int]) -> np.ndarray:
+        """Read tokens after those before -> float32 scores (V,) of what comes next."""
+
+    def forget(self) -> None:
+        """Begin anew."""
+
+
+def reader_of(model: Any) -> Reader:
+    """A reader with a memory of its own, of a model of torch or of NumPy."""
+    if hasattr(model, "reader"):
+        return model.reader()
+    from .torch_engine import TorchReader  # here, so that NumPy models write without torch
+
+    return TorchReader(model)
+
+
+class Step(NamedTuple):
+    """A token that was written, and the scores (V,) that it was drawn by."""
+
+    token: int
+    scores: np.ndarray
+
+    @property
+    def logprob(self) -> float:
+        """The logarithm of the probability that the model itself gave the token, whatever the settings: nats."""
+        scores = self.scores - self.scores.max()
+        return float(scores[self.token] - np.log(np.exp(scores).sum()))
+
+
+def generate(model: Any, prompt: Sequence[int], config: SampleConfig, sample: int = 0) -> Iterator[int]:
     """Yield the ids that follow a prompt, one by one, config.max_new_tokens of them.
 
+    model: a LanguageModel or a NumpyModel.
     prompt: at least one id; of a longer one than block_size the last block_size are read.
     sample: the number of the text, when several are written with one seed.
     """
-    block_size = model.block_size
-    device = next(model.parameters()).device
-    tokens = [int(i) for i in prompt][-block_size:]
+    for step in steps(model, prompt, config, sample):
+        yield step.token
+
+
+def steps(model: Any, prompt: Sequence[int], config: SampleConfig, sample: int = 0) -> Iterator[Step]:
+    """generate(), with the scores of each token."""
+    reader = reader_of(model)
+    tokens = [int(i) for i in prompt][-reader.block_size :]
     if not tokens:
         raise ValueError("a prompt needs at least one token to start from")
-    rng = random_generator(config.seed, sample)
-    make_cache = getattr(model, "make_cache", None) if use_cache else None
-    cache, start, read = None, -1, 0
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(config.max_new_tokens):
-            if start != (start := window_start(len(tokens), block_size)) or not cache:
-                cache, read = make_cache() if make_cache else None, start
-            with torch.inference_mode():
-                idx = torch.tensor([tokens[read:]], device=device)  # (1, T): what is new
-                logits, _ = model(idx, cache=cache) if cache else model(idx)  # (1, T, V)
-            read = len(tokens) if cache else start
-            token = draw(probabilities(logits[0, -1].float().cpu().numpy(), config), rng)
-            tokens.append(token)
-            yield token
-    finally:
-        model.train(was_training)
+    rng, seen, start = random_generator(config.seed, sample), {int(i) for i in prompt}, -1
+    for _ in range(config.max_new_tokens):
+        if start != (start := window_start(len(tokens), reader.block_size)):
+            reader.forget()
+            scores = reader.read(tokens[start:])
+        else:
+            scores = reader.read(tokens[-1:])
+        token = draw(probabilities(scores, config, seen), rng)
+        tokens.append(token)
+        seen.add(token)
+        yield Step(token, scores)
 
 
 def window_start(length: int, block_size: int) -> int:
@@ -76,7 +107,7 @@ def start_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def write(
-    model: LanguageModel,
+    model: Any,
     tokenizer: Tokenizer,
     prompt: str,
     config: SampleConfig,

@@ -10,6 +10,7 @@
     hostile_text    texts and settings that nobody would give on purpose
     surroundings    locales, paths, clocks, terminals
     numbers         NaN and infinity, wherever they come from
+    suites          all of them by name
 
 `make test` runs a few trials of each (tests/test_reliability.py), `make soak` all of them, with the results in
 docs/reliability/.

@@ -7,6 +7,7 @@ Next: trainings.py
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import tempfile
@@ -105,15 +106,20 @@ def run_full(
     for part in done:
         yield part, total
     starts = [first for first in range(0, total, suite.together) if first not in there]
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-        waiting = [
-            pool.submit(run_part, suite, seed, range(first, min(first + suite.together, total)), shared) for first in starts
-        ]
-        for future in as_completed(waiting):
-            part = future.result()  # a process that crashed ends the suite: that is a finding too
-            with lines.open("a") as file:
-                file.write(json.dumps(part) + "\n")
-            yield part, total
+    # Sessions of their own: Ctrl-C is for this process alone, which lets them finish what they have begun.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=os.setsid) as pool:
+        try:
+            waiting = [
+                pool.submit(run_part, suite, seed, range(first, min(first + suite.together, total)), shared)
+                for first in starts
+            ]
+            for future in as_completed(waiting):
+                part = future.result()  # a process that crashed ends the suite: that is a finding too
+                with lines.open("a") as file:
+                    file.write(json.dumps(part) + "\n")
+                yield part, total
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

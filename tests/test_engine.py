@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, SampleConfig
-from minigpt.engine import generate, start_ids, until, window_start, write
+from minigpt.engine import generate, start_ids, steps, until, window_start, write
+from minigpt.torch_engine import TorchReader
 
 TOKENIZER = CharTokenizer("\nabcdefgh")
 
@@ -23,7 +24,7 @@ def make_gpt(block_size: int = 8) -> GPT:
 def test_cached_and_uncached_give_the_same_tokens(block_size, settings, prompt):
     model, config = make_gpt(block_size), SampleConfig(max_new_tokens=60, **settings)
     cached = list(generate(model, prompt, config))
-    assert cached == list(generate(model, prompt, config, use_cache=False))
+    assert cached == list(generate(TorchReader(model, use_cache=False), prompt, config))
     assert len(cached) == 60
 
 
@@ -114,3 +115,14 @@ def test_text_is_the_tokens_decoded():
     model, config = make_gpt(), SampleConfig(max_new_tokens=25)
     tokens = list(generate(model, start_ids(TOKENIZER, "abc"), config))
     assert "".join(write(model, TOKENIZER, "abc", config)) == TOKENIZER.decode(tokens)
+
+
+def test_a_step_knows_how_likely_its_token_was():
+    model, config = make_gpt().eval(), SampleConfig(max_new_tokens=6, temperature=0.5, top_k=3)
+    tokens = [1, 2]
+    for step in steps(model, tokens, config):
+        with torch.no_grad():
+            expected = model(torch.tensor([tokens]))[0][0, -1].log_softmax(-1)[step.token].item()
+        assert step.logprob == pytest.approx(expected, abs=1e-5)
+        tokens.append(step.token)
+    assert tokens[2:] == list(generate(model, [1, 2], config))

@@ -20,6 +20,7 @@ from minigpt.modern import (
     rotate,
     swiglu_width,
 )
+from minigpt.torch_engine import TorchReader
 
 SHAPES = [
     dict(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128),
@@ -143,7 +144,7 @@ def test_cached_and_uncached_give_the_same_tokens(block_size, settings):
     config = SampleConfig(max_new_tokens=40, **settings)
     for prompt in ([1], list(range(9)) * 3):
         cached = list(generate(model, prompt, config))
-        assert cached == list(generate(model, prompt, config, use_cache=False))
+        assert cached == list(generate(TorchReader(model, use_cache=False), prompt, config))
 
 
 def test_a_head_size_that_cannot_turn_is_refused_in_words():

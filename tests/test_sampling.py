@@ -34,22 +34,54 @@ def test_top_p_takes_the_fewest_that_reach_p():
     assert kept == [1, 2, 3, 4, 4]
 
 
-@pytest.mark.parametrize("settings", [dict(top_k=5), dict(top_p=0.7), dict(temperature=0.6, top_k=7, top_p=0.5)])
+ORDER = {"repetition_penalty": "RepetitionPenaltyLogitsProcessor", "temperature": "TemperatureLogitsWarper",
+         "top_k": "TopKLogitsWarper", "top_p": "TopPLogitsWarper", "min_p": "MinPLogitsWarper"}  # fmt: skip
+SETTINGS = [
+    dict(top_k=5),
+    dict(top_p=0.7),
+    dict(min_p=0.2),
+    dict(repetition_penalty=1.7),
+    dict(repetition_penalty=0.6, temperature=2.0),
+    dict(temperature=0.6, top_k=7, top_p=0.5),
+    dict(repetition_penalty=1.3, temperature=1.4, top_k=20, top_p=0.9, min_p=0.05),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_it_agrees_with_transformers(settings):
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    import transformers
 
     rng = np.random.default_rng(0)
     for _ in range(20):
-        logits = rng.normal(size=30).astype(np.float32) * 2
+        logits, seen = rng.normal(size=30).astype(np.float32) * 2, set(rng.integers(30, size=12).tolist())
         scores = torch.from_numpy(logits)[None]
-        if "temperature" in settings:
-            scores = TemperatureLogitsWarper(settings["temperature"])(None, scores)
-        if "top_k" in settings:
-            scores = TopKLogitsWarper(settings["top_k"])(None, scores)
-        if "top_p" in settings:
-            scores = TopPLogitsWarper(settings["top_p"])(None, scores)
+        for name, processor in ORDER.items():
+            if name in settings:
+                scores = getattr(transformers, processor)(settings[name])(torch.tensor([sorted(seen)]), scores)
         expected = scores.softmax(-1)[0].numpy()
-        np.testing.assert_allclose(probabilities(logits, SampleConfig(**settings)), expected, atol=1e-6)
+        np.testing.assert_allclose(probabilities(logits, SampleConfig(**settings), seen), expected, atol=1e-6)
+
+
+def test_the_penalty_is_transformers_order_too():
+    """transformers puts them in this order by itself."""
+    from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=8, n_embd=4, n_layer=1, n_head=1))
+    settings = GenerationConfig(repetition_penalty=1.2, temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, do_sample=True)
+    found = model._get_logits_processor(settings, input_ids_seq_length=1)
+    assert [type(processor).__name__ for processor in found] == list(ORDER.values())
+
+
+def test_min_p_one_leaves_the_likeliest_and_what_is_as_likely():
+    np.testing.assert_allclose(probabilities(np.array([1.0, 2.0, 2.0]), SampleConfig(min_p=1.0)), [0, 0.5, 0.5])
+
+
+def test_the_penalty_lowers_what_was_seen_whatever_its_sign():
+    logits = np.array([2.0, -2.0, 2.0, -2.0])
+    probs = probabilities(logits, SampleConfig(repetition_penalty=2.0), {0, 1})
+    assert probs[0] < probs[2]
+    assert probs[1] < probs[3]
+    np.testing.assert_array_equal(logits, [2, -2, 2, -2])  # what was given is not touched
 
 
 def test_draws_follow_the_probabilities():

@@ -1,0 +1,122 @@
+"""A conversation with a model that only knows how to go on: a text that two hands write in turn.
+
+What you write is put behind the text, the model goes on from there, and so does the next turn. Nothing marks who wrote
+what: a base model has learned no such marks. A line that begins with / is for the program.
+
+    chat = Chat(model, tokenizer, SampleConfig(max_new_tokens=200, temperature=0.8))
+    for piece in chat.answer("ROMEO:\\n"): print(piece, end="")
+    for piece in chat.answer("/temperature 0.5"): print(piece, end="")
+
+Next: explain.py
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import get_type_hints
+
+from .bigram import LanguageModel
+from .config import SampleConfig
+from .engine import write
+from .tokenizer import Tokenizer
+
+HELP = """\
+/retry           write the last answer anew
+/edit TEXT       replace what you wrote last, and let it answer again
+/undo            take back the last turn
+/clear           begin with an empty text
+/text            show the whole text
+/stop TEXT       end an answer before this (\\n is a new line); /stop alone: nothing ends it but its length
+/NAME VALUE      change a setting: {settings}
+/help, /quit     this; the end (also Ctrl-D). Ctrl-C stops an answer"""
+
+
+@dataclass
+class Turn:
+    """What you wrote, what it wrote, and how often it has tried."""
+
+    yours: str
+    its: str = ""
+    attempts: int = 1
+
+
+class Chat:
+    """The text so far, and how it goes on."""
+
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, config: SampleConfig, stop: Sequence[str] = ("\n\n",)
+    ) -> None:
+        self.model, self.tokenizer, self.config, self.stop = model, tokenizer, config, tuple(stop)
+        self.turns: list[Turn] = []
+        self.over = False
+
+    @property
+    def text(self) -> str:
+        """All that both have written."""
+        return "".join(turn.yours + turn.its for turn in self.turns)
+
+    def answer(self, line: str) -> Iterator[str]:
+        """Yield the answer to a line, piece by piece: the model's, or the program's to a command.
+
+        Whoever stops asking stops the answer; what was written until then is part of the text.
+        Raises ValueError in plain words for a line that cannot be used; the text is unchanged then.
+        """
+        if line.startswith("/"):
+            yield from self._obey(*line[1:].partition(" ")[::2])
+        else:
+            self.tokenizer.encode(line)  # an unknown character is refused before anything changes
+            self.turns.append(Turn(line))
+            yield from self._write()
+
+    def _write(self) -> Iterator[str]:
+        turn = self.turns[-1]
+        sample = sum(one.attempts for one in self.turns) - 1  # random numbers of its own for every answer
+        for piece in write(self.model, self.tokenizer, self.text, self.config, sample, self.stop):
+            turn.its += piece
+            yield piece
+
+    def _obey(self, name: str, value: str) -> Iterator[str]:
+        name = name.replace("-", "_")
+        if name in {f.name for f in fields(SampleConfig)}:
+            self.config = replace(self.config, **{name: _number(name, value)})
+            yield f"{name} is {getattr(self.config, name)}"
+        elif name in ("retry", "edit", "undo") and not self.turns:
+            raise ValueError("nothing was written yet")
+        elif name in ("retry", "edit"):
+            turn = self.turns[-1]
+            if name == "edit":
+                self.tokenizer.encode(value)
+                turn.yours = value
+            turn.its, turn.attempts = "", turn.attempts + 1
+            yield from self._write()
+        elif name == "undo":
+            self.turns.pop()
+            yield "The last turn is taken back."
+        elif name == "clear":
+            self.turns.clear()
+            yield "The text is empty."
+        elif name == "text":
+            yield self.text
+        elif name == "stop":
+            self.stop = (value.replace("\\n", "\n"),) if value else ()
+            yield f"An answer ends before {value}." if value else "An answer ends after max_new_tokens."
+        elif name == "quit":
+            self.over = True
+        elif name == "help":
+            settings = ", ".join(f"{key} {value}" for key, value in asdict(self.config).items())
+            yield HELP.format(settings=settings)
+        else:
+            known = ["retry", "edit", "undo", "clear", "text", "stop", "quit", "help", *asdict(self.config)]
+            close = difflib.get_close_matches(name, known, 1)
+            raise ValueError(
+                f"there is no /{name}; {f'did you mean /{close[0]}?' if close else '/help lists what there is'}"
+            )
+
+
+def _number(name: str, value: str) -> float:
+    """The value of a setting, by its declaration."""
+    kind = get_type_hints(SampleConfig)[name]
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number") from None

@@ -1,0 +1,136 @@
+"""Is it quoting? How much of what a model writes stands in the text that it was trained on, letter for letter.
+
+For every place in a written text, the longest passage that begins there and occurs in the training text; all figures come
+from these lengths. Long passages alone prove nothing: texts repeat themselves. So the same is asked of validation text,
+which the model never saw: whoever quotes no more than that does not quote.
+
+Next: chat.py
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+N_GRAMS = (5, 10, 20, 40)  # characters
+SHOWN = 5  # passages
+AROUND = 30  # characters of the training text before and after a passage
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a written text that stands in the training text."""
+
+    text: str
+    sample: int  # the number of the written text
+    place: int  # where it stands in the training text, characters
+    before: str  # what the training text has around it
+    after: str
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What was found in written texts, and in as much validation text beside them. Lengths in characters."""
+
+    characters: int  # looked at, of each
+    longest: int
+    longest_expected: int  # in the validation text
+    mean: float  # over all places, of the longest passage that begins there
+    mean_expected: float
+    seen: dict[int, float]  # n -> share of the n-grams that occur in the training text
+    seen_expected: dict[int, float]
+    passages: list[Passage]  # the longest, which do not overlap
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        told = f"Its longest passage from the training text has {self.longest} characters"
+        beside = f"{told}; of text that it never saw, {self.longest_expected}."
+        if self.longest > 2 * self.longest_expected + 20 and self.seen[40] > self.seen_expected[40] + 0.1:
+            return f"It quotes: {self.seen[40]:.0%} of what it writes is learned by heart. {beside}"
+        if self.longest > 2 * self.longest_expected or self.mean > 1.5 * self.mean_expected:
+            return f"It quotes in places. {beside}"
+        return f"It does not quote. {beside}"
+
+    def describe(self) -> str:
+        """A table, the longest passages, the verdict."""
+        rows = [("", "written", "validation text"), ("longest passage", str(self.longest), str(self.longest_expected))]
+        rows.append(("passage, on average", f"{self.mean:.1f}", f"{self.mean_expected:.1f}"))
+        for n, share in self.seen.items():
+            rows.append((f"{n} characters in a row seen", f"{share:.1%}", f"{self.seen_expected[n]:.1%}"))
+        lines = [f"  {name:<30}{mine:>10}{theirs:>18}" for name, mine, theirs in rows]
+        lines += ["", "The longest passages, in [brackets], where the training text has them:"]
+        lines += [f"  {len(p.text):>4}  {_line(p.before)}[{_line(p.text)}]{_line(p.after)}" for p in self.passages]
+        return "\n".join([*lines, "", self.verdict])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
+
+def novelty(samples: Sequence[str], train: str, val: str) -> Novelty:
+    """Compare written texts with the training text, beside pieces of validation text of the same lengths."""
+    found = [match_lengths(sample, train) for sample in samples]
+    pieces, start = [], 0
+    for sample in samples:
+        pieces.append(val[start : start + len(sample)])
+        start = start + len(sample) if start + 2 * len(sample) <= len(val) else 0
+    expected = [match_lengths(piece, train) for piece in pieces]
+    return Novelty(
+        sum(map(len, found)),
+        max(map(max, filter(None, found)), default=0),
+        max(map(max, filter(None, expected)), default=0),
+        _mean(found),
+        _mean(expected),
+        {n: _seen(found, n) for n in N_GRAMS},
+        {n: _seen(expected, n) for n in N_GRAMS},
+        _longest(samples, found, train),
+    )
+
+
+def match_lengths(text: str, source: str) -> list[int]:
+    """For every place in a text, how long the longest passage is that begins there and occurs in the source.
+
+    match_lengths("abxab", "cab") -> [2, 1, 0, 2, 1]. What begins one place later is at most one shorter, so each search
+    takes up where the last one ended: at most two searches for each character.
+    Source: matching statistics, Chang and Lawler 1994, "Sublinear approximate string matching", section 2.
+    """
+    lengths, length = [], 0
+    for start in range(len(text)):
+        while start + length < len(text) and text[start : start + length + 1] in source:
+            length += 1
+        lengths.append(length)
+        length = max(0, length - 1)
+    return lengths
+
+
+def _mean(lengths: list[list[int]]) -> float:
+    together = [length for one in lengths for length in one]
+    return statistics.fmean(together) if together else 0.0
+
+
+def _seen(lengths: list[list[int]], n: int) -> float:
+    """The share of n-grams that occur in the training text."""
+    places = [length >= n for one in lengths for length in one[: max(0, len(one) - n + 1)]]
+    return sum(places) / len(places) if places else 0.0
+
+
+def _longest(samples: Sequence[str], found: list[list[int]], train: str) -> list[Passage]:
+    places = [(length, sample, start) for sample, one in enumerate(found) for start, length in enumerate(one) if length]
+    passages: list[Passage] = []
+    taken: list[tuple[int, int, int]] = []
+    for length, sample, start in sorted(places, key=lambda place: (-place[0], *place[1:])):
+        if any(sample == other and start < end and begin < start + length for other, begin, end in taken):
+            continue
+        text = samples[sample][start : start + length]
+        place = train.index(text)
+        around = train[max(0, place - AROUND) : place], train[place + length : place + length + AROUND]
+        passages.append(Passage(text, sample, place, *around))
+        taken.append((sample, start, start + length))
+        if len(passages) == SHOWN:
+            break
+    return passages
+
+
+def _line(text: str) -> str:
+    """On one line of a terminal."""
+    return "".join(char if char.isprintable() else "⏎" if char == "\n" else "?" for char in text)

@@ -1,0 +1,93 @@
+import itertools
+
+import pytest
+import torch
+
+from minigpt import GPT, CharTokenizer, GPTConfig, SampleConfig, write
+from minigpt.chat import Chat
+
+TOKENIZER = CharTokenizer("\n abcdefgh:")
+
+
+@pytest.fixture
+def chat() -> Chat:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(TOKENIZER.vocab_size, 16, n_layer=1, n_head=2, n_embd=16))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return Chat(model, TOKENIZER, SampleConfig(max_new_tokens=12), stop=())
+
+
+def say(chat: Chat, line: str) -> str:
+    return "".join(chat.answer(line))
+
+
+def test_the_model_goes_on_from_all_that_was_written(chat):
+    first = say(chat, "abc")
+    assert first == "".join(write(chat.model, TOKENIZER, "abc", chat.config, 0))
+    second = say(chat, "def")
+    assert second == "".join(write(chat.model, TOKENIZER, f"abc{first}def", chat.config, 1))
+    assert chat.text == say(chat, "/text") == f"abc{first}def{second}"
+
+
+def test_retry_writes_another_answer_to_the_same_and_edit_to_something_else(chat):
+    say(chat, "abc")
+    first = say(chat, "d")
+    again = say(chat, "/retry")
+    assert again != first
+    assert chat.text.endswith(f"d{again}")
+    edited = say(chat, "/edit gg")
+    assert chat.text.endswith(f"gg{edited}")
+    assert len(chat.turns) == 2
+
+
+def test_an_answer_that_is_stopped_stays_as_far_as_it_went(chat):
+    part = "".join(itertools.islice(chat.answer("abc"), 3))
+    assert chat.text == "abc" + part
+    assert len(part) == 3
+
+
+def test_settings_are_changed_checked_and_told(chat):
+    assert say(chat, "/temperature 0") == "temperature is 0.0"
+    assert say(chat, "/max-new-tokens 3") == "max_new_tokens is 3"
+    assert len(say(chat, "a")) == 3
+    for line, words in (("/temperature hot", "'hot'; it must be a number"), ("/top_k 1.5", "whole number"),
+                        ("/temperature -1", "from 0 to 100"), ("/temprature 1", "did you mean /temperature"),
+                        ("/xyzzy", "/help")):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            say(chat, line)
+    assert chat.config.temperature == 0
+
+
+def test_taking_back_and_beginning_anew(chat):
+    with pytest.raises(ValueError, match="nothing was written yet"):
+        say(chat, "/retry")
+    say(chat, "abc")
+    before = chat.text
+    say(chat, "d")
+    say(chat, "/undo")
+    assert chat.text == before
+    say(chat, "/clear")
+    assert chat.text == ""
+
+
+def test_an_unknown_character_changes_nothing(chat):
+    say(chat, "abc")
+    before = chat.text
+    for line in ("xyz", "/edit xyz"):
+        with pytest.raises(ValueError, match="'x'"):
+            say(chat, line)
+    assert chat.text == before
+
+
+def test_stop_ends_an_answer_help_tells_and_quit_ends(chat):
+    say(chat, "/max_new_tokens 300")
+    say(chat, "/stop \\n")
+    assert chat.stop == ("\n",)
+    assert "\n" not in say(chat, "abc")
+    assert "after max_new_tokens" in say(chat, "/stop")
+    assert "/retry" in say(chat, "/help")
+    assert "temperature 1.0" in say(chat, "/help")
+    assert not chat.over
+    say(chat, "/quit")
+    assert chat.over

@@ -1,0 +1,83 @@
+import ast
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import awake
+
+from minigpt import GPT, BigramLanguageModel, GPTConfig, ModernGPT, generate, numpy_engine
+from minigpt.checkpoint import hf_config
+from minigpt.config import SampleConfig
+from minigpt.numpy_engine import NUMPY_MODELS, NumpyModel
+
+SHAPES = [
+    GPTConfig(11, block_size=16, n_layer=1, n_head=1, n_embd=8),
+    GPTConfig(65, block_size=32, n_layer=3, n_head=4, n_embd=32),
+    GPTConfig(300, block_size=8, n_layer=2, n_head=3, n_embd=48),
+]
+ARCHITECTURES = {"gpt": GPT, "modern": ModernGPT, "bigram": lambda c: BigramLanguageModel(c.vocab_size, c.block_size)}
+
+
+def both(arch: str, shape: GPTConfig) -> tuple[torch.nn.Module, NumpyModel]:
+    """The same weights in torch and in NumPy; far from the quiet start, so that every part has something to say."""
+    torch.manual_seed(0)
+    model = awake(ARCHITECTURES[arch](shape)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    tensors = {name: tensor.numpy() for name, tensor in model.to_hf()[1].items()}
+    return model, NUMPY_MODELS[model.model_type](hf_config(model), tensors)
+
+
+@pytest.fixture(params=itertools.product(ARCHITECTURES, range(len(SHAPES))), ids=str)
+def pair(request):
+    return both(request.param[0], SHAPES[request.param[1]])
+
+
+def test_scores_are_those_of_torch_however_the_text_is_cut(pair):
+    model, ours = pair
+    tokens = np.random.default_rng(0).integers(model.to_hf()[0]["vocab_size"], size=model.block_size).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens]))[0][0].numpy()  # (T, V)
+    for cuts in ([len(tokens)], [1] * len(tokens), [3, 1, len(tokens) - 4]):
+        ours.forget()
+        read = 0
+        for length in cuts:
+            scores = ours.read(tokens[read : read + length])
+            read += length
+            np.testing.assert_allclose(scores, expected[read - 1], atol=1e-4)
+    assert scores.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(temperature=0), dict(seed=5), dict(temperature=0.7, top_k=6, repetition_penalty=1.2)]
+)
+def test_text_is_that_of_torch_beyond_the_context_too(pair, settings):
+    """Greedy or drawn: one seed, one text, whichever engine."""
+    model, ours = pair
+    config = SampleConfig(max_new_tokens=3 * model.block_size, **settings)
+    for first in range(3):
+        assert list(generate(ours, [first], config)) == list(generate(model, [first], config))
+
+
+def test_two_texts_can_be_written_at_once():
+    _, ours = both("modern", SHAPES[1])
+    config = SampleConfig(max_new_tokens=20)
+    alone = [list(generate(ours, [1], config, sample)) for sample in (0, 1)]
+    together = zip(*(generate(ours, [1], config, sample) for sample in (0, 1)), strict=True)
+    assert [list(tokens) for tokens in zip(*together, strict=True)] == alone
+
+
+def test_more_than_fits_is_refused():
+    _, ours = both("modern", SHAPES[0])
+    ours.read([1] * 16)
+    with pytest.raises(ValueError, match="17 tokens do not fit"):
+        ours.read([1])
+
+
+def test_it_needs_no_torch():
+    tree = ast.parse(Path(numpy_engine.__file__).read_text())
+    imported = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)}
+    assert not any("torch" in line or "from ." in line for line in imported)
