@@ -17,6 +17,7 @@ Read the files in this order; each imports only files above it.
     sampling    logits -> one id: penalty, temperature, top-k, top-p, min-p
     torch_engine  a model of torch that reads on: the cache
     numpy_engine  the same forward pass in plain NumPy, told a second time
+    native_engine  the third telling, in C, for speed
     engine      generate() -> yields ids; how a GPT writes
     optim       AdamW, Muon and the learning-rate schedule
     speed       the same arithmetic in less time, on processors that need help
@@ -37,7 +38,7 @@ Read the files in this order; each imports only files above it.
     console     what a person sees: the architecture, progress, the end
     signals     Ctrl-C and SIGTERM while no model is trained
     program     how a program begins and ends: flags, mistakes in plain words, exit codes
-    cli         minigpt train | plan | generate | eval | info | explain | check | ladder
+    cli         minigpt train | plan | generate | eval | info | explain | check | doctor | ladder
 
     ladder/     the rungs trained, measured, compared and broken; nothing above imports it
 """

@@ -69,21 +69,51 @@ def generate(model: Any, prompt: Sequence[int], config: SampleConfig, sample: in
 
 def steps(model: Any, prompt: Sequence[int], config: SampleConfig, sample: int = 0) -> Iterator[Step]:
     """generate(), with the scores of each token."""
-    reader = reader_of(model)
-    tokens = [int(i) for i in prompt][-reader.block_size :]
-    if not tokens:
-        raise ValueError("a prompt needs at least one token to start from")
-    rng, seen, start = random_generator(config.seed, sample), {int(i) for i in prompt}, -1
+    text = Writer(reader_of(model), prompt, config, sample)
     for _ in range(config.max_new_tokens):
-        if start != (start := window_start(len(tokens), reader.block_size)):
-            reader.forget()
-            scores = reader.read(tokens[start:])
-        else:
-            scores = reader.read(tokens[-1:])
-        token = draw(probabilities(scores, config, seen), rng)
-        tokens.append(token)
-        seen.add(token)
-        yield Step(token, scores)
+        yield text.draw(text.reader.read(text.unread()))
+
+
+def generate_many(
+    model: Any, prompts: Sequence[Sequence[int]], config: SampleConfig, first_sample: int = 0
+) -> Iterator[list[int]]:
+    """Yield the next id of every text, all texts at once: each is what `generate` writes alone, with a sample of its own.
+
+    A NativeModel reads its weights once for all of them.
+    """
+    texts = [Writer(reader_of(model), prompt, config, first_sample + i) for i, prompt in enumerate(prompts)]
+    readers = [text.reader for text in texts]
+    read_all = getattr(model, "read_all", lambda readers, new: [r.read(ids) for r, ids in zip(readers, new, strict=True)])
+    for _ in range(config.max_new_tokens):
+        scores = read_all(readers, [text.unread() for text in texts])
+        yield [text.draw(own).token for text, own in zip(texts, scores, strict=True)]
+
+
+class Writer:
+    """A text that is being written: what its reader has to read next, and what is drawn from the scores."""
+
+    def __init__(self, reader: Reader, prompt: Sequence[int], config: SampleConfig, sample: int) -> None:
+        self.reader, self.config = reader, config
+        self.tokens = [int(i) for i in prompt][-reader.block_size :]
+        if not self.tokens:
+            raise ValueError("a prompt needs at least one token to start from")
+        self.seen = {int(i) for i in prompt}
+        self.rng, self.start = random_generator(config.seed, sample), -1
+
+    def unread(self) -> list[int]:
+        """The tokens that are new to the reader; after a slide of the window, all that it still sees."""
+        before, self.start = self.start, window_start(len(self.tokens), self.reader.block_size)
+        if self.start == before:
+            return self.tokens[-1:]
+        self.reader.forget()
+        return self.tokens[self.start :]
+
+    def draw(self, scores: np.ndarray) -> Step:
+        """Go on by one token."""
+        token = draw(probabilities(scores, self.config, self.seen), self.rng)
+        self.tokens.append(token)
+        self.seen.add(token)
+        return Step(token, scores)
 
 
 def window_start(length: int, block_size: int) -> int:

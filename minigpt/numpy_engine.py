@@ -10,7 +10,7 @@ give the same scores (tests/test_numpy_engine.py).
 
 T tokens are read at once, S is what can be looked at: they and the past.
 
-Next: engine.py
+Next: native_engine.py
 """
 
 import copy

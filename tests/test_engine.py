@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, SampleConfig
-from minigpt.engine import generate, start_ids, steps, until, window_start, write
+from minigpt.engine import generate, generate_many, start_ids, steps, until, window_start, write
 from minigpt.torch_engine import TorchReader
 
 TOKENIZER = CharTokenizer("\nabcdefgh")
@@ -126,3 +126,10 @@ def test_a_step_knows_how_likely_its_token_was():
         assert step.logprob == pytest.approx(expected, abs=1e-5)
         tokens.append(step.token)
     assert tokens[2:] == list(generate(model, [1, 2], config))
+
+
+def test_many_texts_at_once_are_what_each_is_alone():
+    model, config = make_gpt(), SampleConfig(max_new_tokens=30, temperature=0.8)
+    prompts = [[1], [2, 3, 4], list(range(9)) * 2]
+    together = list(zip(*generate_many(model, prompts, config, first_sample=4), strict=True))
+    assert together == [tuple(generate(model, prompt, config, 4 + i)) for i, prompt in enumerate(prompts)]

@@ -1,0 +1,205 @@
+"""The third telling of how a GPT runs, for speed: native.c, compiled on this machine when it is first needed.
+
+A plain install needs no compiler: where there is none, NumPy reads on. Weights may be rounded to int8, a scale for each
+row: a quarter of the memory, and the memory is what the time goes into.
+
+    model = NativeModel(NumpyQwen3(config, tensors))                  # or NativeModel(..., int8=True)
+    for token in generate(model, ids, SampleConfig()): ...
+
+Next: engine.py
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .corpus import cache_folder
+from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer
+
+SOURCE = Path(__file__).with_name("native.c")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=gnu11", "-shared", "-fPIC")
+SMALL = 2_000_000  # weights: below, a second thread waits longer than it helps
+
+
+class NoCompiler(RuntimeError):
+    """native.c cannot be compiled here."""
+
+
+class _Matrix(Structure):
+    _fields_ = (("f", c_void_p), ("q", c_void_p), ("scale", c_void_p), ("bias", c_void_p), ("rows", c_int), ("cols", c_int))
+
+
+class _Layer(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("norm_1", "norm_1_bias", "norm_2", "norm_2_bias", "q_norm", "k_norm")),
+        *((name, _Matrix) for name in ("qkv", "proj", "up", "down")),
+    )
+
+
+class _Model(Structure):
+    _fields_ = (
+        *((name, c_int) for name in ("n_layer", "n_head", "n_embd", "block_size", "modern")),
+        ("eps", c_float),
+        *((name, c_void_p) for name in ("tok_emb", "pos_emb", "norm", "norm_bias", "cos", "sin")),
+        ("head", _Matrix),
+        ("layers", POINTER(_Layer)),
+    )
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """native.c, compiled: from the cache, or now. Raises NoCompiler."""
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), "")
+    if not compiler or sys.platform == "win32":
+        raise NoCompiler("there is no C compiler")
+    made_for = " ".join([SOURCE.read_text(encoding="utf-8"), compiler, *FLAGS, platform.platform(), _processor()])
+    path = cache_folder() / f"native-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        _compile(compiler, path)
+    lib = ctypes.CDLL(str(path))
+    lib.room.restype = c_long
+    return lib
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """With OpenMP where the compiler knows it, else for one thread."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder, "native.so")
+        for openmp in (["-fopenmp"], []):
+            command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", str(made), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                os.replace(made, path)
+                return
+    raise NoCompiler(f"{compiler} could not compile {SOURCE.name}: {done.stderr.strip()[:200]}")
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags"))})) or platform.processor()
+
+
+class NativeModel:
+    """A GPT-2 or a Qwen3 that reads on in C. Raises NoCompiler where that cannot be."""
+
+    def __init__(self, model: NumpyTransformer, int8: bool = False, threads: int | None = None) -> None:
+        self.lib, self.int8 = library(), int8
+        self.vocab_size, self.block_size, self.numpy = model.vocab_size, model.block_size, model
+        self.kept: list[np.ndarray] = []  # what C holds pointers to
+        self.space = np.empty(0, np.float32)  # where it works
+        self.model = self._describe(model)
+        weights = sum(array.size for array in self.kept)
+        self.threads = threads or (1 if weights < SMALL else min(os.cpu_count() or 1, 8))
+
+    def reader(self) -> "NativeReader":
+        """One text that is written with this model."""
+        return NativeReader(self)
+
+    def read_all(self, readers: Sequence["NativeReader"], new: Sequence[Sequence[int]]) -> Array:
+        """Read on in several texts at once: the new tokens of each -> scores (texts, V)."""
+        for reader, tokens in zip(readers, new, strict=True):
+            if reader.length + len(tokens) > self.block_size:
+                too_many = reader.length + len(tokens)
+                raise ValueError(f"{too_many} tokens do not fit in a context of block_size {self.block_size}")
+        texts = [(reader, list(tokens), reader.length) for reader, tokens in zip(readers, new, strict=True)]
+        # Last tokens last: theirs are the scores that are wanted. Keys and values of all are there before anyone looks.
+        todo = [(r, token, start + i) for r, tokens, start in texts for i, token in enumerate(tokens[:-1])]
+        todo += [(r, tokens[-1], start + len(tokens) - 1) for r, tokens, start in texts]
+        n, scores = len(todo), np.empty((len(texts), self.vocab_size), np.float32)
+        if self.space.size < (need := self.lib.room(ctypes.byref(self.model), n)):
+            self.space = np.empty(need, np.float32)
+        ids, places = (c_int * n)(*(token for _, token, _ in todo)), (c_int * n)(*(place for *_, place in todo))
+        keys, values = (c_void_p * n)(*(r.where[0] for r, *_ in todo)), (c_void_p * n)(*(r.where[1] for r, *_ in todo))
+        self.lib.forward(
+            ctypes.byref(self.model), n, ids, places, keys, values, len(texts),
+            c_void_p(scores.ctypes.data), c_void_p(self.space.ctypes.data), self.threads,
+        )  # fmt: skip
+        for reader, tokens, start in texts:
+            reader.length = start + len(tokens)
+        return scores
+
+    def _describe(self, m: NumpyTransformer) -> _Model:
+        t, modern = m.tensors, isinstance(m, NumpyQwen3)
+        keep = self._keep
+        if isinstance(m, NumpyQwen3):
+            layers = [self._qwen3_layer(t, f"layers.{i}") for i in range(m.n_layer)]
+            outer = {"tok_emb": keep(t["embed_tokens.weight"]), "norm": keep(t["norm.weight"]),
+                     "cos": keep(m.cos), "sin": keep(m.sin)}  # fmt: skip
+            head, eps = t["lm_head.weight"], float(m.eps)
+        else:
+            assert isinstance(m, NumpyGPT2)
+            layers = [self._gpt2_layer(t, f"h.{i}") for i in range(m.n_layer)]
+            outer = {"tok_emb": keep(t["wte.weight"]), "pos_emb": keep(t["wpe.weight"]),
+                     "norm": keep(t["ln_f.weight"]), "norm_bias": keep(t["ln_f.bias"])}  # fmt: skip
+            head, eps = t["wte.weight"], 1e-5
+        shape = dict(n_layer=m.n_layer, n_head=m.n_head, n_embd=m.n_embd, block_size=m.block_size, modern=int(modern))
+        self.layers = (_Layer * m.n_layer)(*layers)
+        return _Model(**shape, eps=eps, **outer, head=self._matrix(head), layers=self.layers)
+
+    def _qwen3_layer(self, t: Any, name: str) -> _Layer:
+        weight = lambda part: t[f"{name}.{part}.weight"]  # noqa: E731
+        return _Layer(
+            norm_1=self._keep(weight("input_layernorm")),
+            norm_2=self._keep(weight("post_attention_layernorm")),
+            q_norm=self._keep(weight("self_attn.q_norm")),
+            k_norm=self._keep(weight("self_attn.k_norm")),
+            qkv=self._matrix(np.concatenate([weight(f"self_attn.{kind}_proj") for kind in "qkv"])),
+            proj=self._matrix(weight("self_attn.o_proj")),
+            up=self._matrix(np.concatenate([weight("mlp.gate_proj"), weight("mlp.up_proj")])),
+            down=self._matrix(weight("mlp.down_proj")),
+        )
+
+    def _gpt2_layer(self, t: Any, name: str) -> _Layer:
+        norms = {
+            f"norm_{i}{end}": self._keep(t[f"{name}.ln_{i}.{kind}"])
+            for i in (1, 2)
+            for end, kind in (("", "weight"), ("_bias", "bias"))
+        }
+        parts = {"qkv": "attn.c_attn", "proj": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}
+        both = {ours: (t[f"{name}.{theirs}.weight"].T, t[f"{name}.{theirs}.bias"]) for ours, theirs in parts.items()}
+        return _Layer(**norms, **{ours: self._matrix(*weights) for ours, weights in both.items()})
+
+    def _matrix(self, weight: Array, bias: Array | None = None) -> _Matrix:
+        """weight (out, in), as it is or as int8."""
+        shape = dict(rows=weight.shape[0], cols=weight.shape[1], bias=None if bias is None else self._keep(bias))
+        if not self.int8:
+            return _Matrix(f=self._keep(weight), **shape)
+        scale = np.maximum(np.abs(weight).max(1, keepdims=True), np.float32(1e-30)) / np.float32(127)
+        return _Matrix(q=self._keep(np.rint(weight / scale).astype(np.int8)), scale=self._keep(scale[:, 0]), **shape)
+
+    def _keep(self, array: np.ndarray) -> int:
+        self.kept.append(np.ascontiguousarray(array))
+        return self.kept[-1].ctypes.data
+
+
+class NativeReader:
+    """A text that is written: what was read so far."""
+
+    def __init__(self, model: NativeModel) -> None:
+        self.native, self.block_size, self.length = model, model.block_size, 0
+        m = model.numpy
+        shape = (m.n_layer, m.n_head, m.block_size, m.n_embd // m.n_head)
+        self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.where = self.keys.ctypes.data, self.values.ctypes.data
+
+    def forget(self) -> None:
+        self.length = 0
+
+    def read(self, tokens: Sequence[int]) -> Array:
+        """Read on -> scores (V,) of what comes next. Raises ValueError for more than block_size tokens in all."""
+        return self.native.read_all([self], [tokens])[0]
