@@ -3,6 +3,7 @@
 Read the files in this order; each imports only files above it.
 
     config      every number a person can choose, and its range
+    hf          the same models in transformers' terms
     files       files that are never half written, and doubt about what is read
     lock        one owner at a time
     tokenizer   text <-> ids: characters or bytes

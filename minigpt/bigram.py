@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import GPTConfig
+from .hf import required
 
 
 class LanguageModel(nn.Module):
@@ -83,14 +84,6 @@ class BigramLanguageModel(LanguageModel):
         model = cls.blank(config)
         load_weights(model, tensors)
         return model
-
-
-def required(config: dict[str, Any], *names: str) -> list[Any]:
-    """Values that a config.json must have. Raises ValueError naming those that are missing."""
-    missing = [name for name in names if name not in config]
-    if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
-    return [config[name] for name in names]
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:

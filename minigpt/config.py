@@ -3,7 +3,7 @@
 Each field is declared once, with its default, its meaning and its range. The command line, the checks, the saved run and
 the help text are all made from these declarations. Nothing here needs torch.
 
-Next: files.py
+Next: hf.py
 """
 
 import math

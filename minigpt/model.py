@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import KeyValueCache
-from .bigram import LanguageModel, load_weights, required
+from .bigram import LanguageModel, load_weights
 from .block import Block
 from .config import GPTConfig
 from .files import read_json, read_tensors
+from .hf import GPT2_DETAILS, gpt2_config, gpt2_name, sizes
 
 
 def init_weights(model: nn.Module, n_layer: int) -> None:
@@ -89,34 +90,15 @@ class GPT(LanguageModel):
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """config.json and tensors of a GPT2LMHeadModel with the same weights."""
-        c = self.config
-        config = {
-            "architectures": ["GPT2LMHeadModel"],
-            "vocab_size": c.vocab_size,
-            "n_positions": c.block_size,
-            "n_ctx": c.block_size,
-            "n_embd": c.n_embd,
-            "n_layer": c.n_layer,
-            "n_head": c.n_head,
-            "resid_pdrop": c.dropout,
-            "embd_pdrop": c.dropout,
-            "attn_pdrop": c.dropout,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "dtype": "float32",
-            **GPT2_DETAILS,
-        }
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
-            theirs, transposed = _gpt2_name(name)
+            theirs, transposed = gpt2_name(name)
             tensors[theirs] = (parameter.detach().T if transposed else parameter.detach()).contiguous()
-        return config, tensors
+        return gpt2_config(self.config), tensors
 
     @classmethod
     def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
-        names = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
-        ours = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
-        return dict(zip(ours, required(config, *names), strict=True)) | {"dropout": config.get("resid_pdrop", 0.1)}
+        return sizes(config, "gpt2")
 
     @classmethod
     def blank(cls, config: dict[str, Any]) -> "GPT":
@@ -137,7 +119,7 @@ class GPT(LanguageModel):
         stored = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
         weights: dict[str, Tensor] = {}
         for name, _ in model.named_parameters():
-            theirs, transposed = _gpt2_name(name)
+            theirs, transposed = gpt2_name(name)
             tensor = stored.pop(theirs.removeprefix("transformer."), None)
             if tensor is not None:
                 weights[name] = tensor.T.contiguous() if transposed and tensor.dim() == 2 else tensor
@@ -158,37 +140,3 @@ class GPT(LanguageModel):
         if config.get("model_type") != cls.model_type:
             raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, not {cls.model_type!r}")
         return cls.from_hf(config, read_tensors(folder / "model.safetensors"))
-
-
-# What a GPT-2 can be in transformers, and is here.
-GPT2_DETAILS = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "tie_word_embeddings": True,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-}
-
-# Our names -> transformers' names. Their Conv1D keeps a matrix as (in, out), nn.Linear as (out, in).
-GPT2_NAMES = {
-    "tok_emb": "wte",
-    "pos_emb": "wpe",
-    "ln_f": "ln_f",
-    "ln_1": "ln_1",
-    "attn.qkv": "attn.c_attn",
-    "attn.proj": "attn.c_proj",
-    "ln_2": "ln_2",
-    "mlp.up": "mlp.c_fc",
-    "mlp.down": "mlp.c_proj",
-}
-
-
-def _gpt2_name(name: str) -> tuple[str, bool]:
-    """blocks.0.attn.qkv.weight -> ("transformer.h.0.attn.c_attn.weight", True); True if the matrix is transposed."""
-    module, kind = name.rsplit(".", 1)
-    if module.startswith("blocks."):
-        _, layer, part = module.split(".", 2)
-        return f"transformer.h.{layer}.{GPT2_NAMES[part]}.{kind}", kind == "weight" and part.startswith(("attn", "mlp"))
-    return f"transformer.{GPT2_NAMES[module]}.{kind}", False

@@ -20,13 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import MultiHeadAttention
-from .bigram import load_weights, required
+from .bigram import load_weights
 from .block import Block
 from .config import GPTConfig
+from .hf import NORM_EPS, ROPE_THETA, qwen3_config, qwen3_details, qwen3_names, sizes, swiglu_width
 from .model import GPT
-
-ROPE_THETA = 10_000.0  # wavelengths from 2π to 2π * 10,000 positions
-NORM_EPS = 1e-6
 
 
 def rotate(x: Tensor, start: int = 0) -> Tensor:
@@ -94,11 +92,6 @@ class SwiGLU(nn.Module):
         return self.dropout(self.down(F.silu(self.gate(x)) * self.up(x)))
 
 
-def swiglu_width(n_embd: int) -> int:
-    """8/3 n_embd, rounded up to a multiple of 8: 384 -> 1024."""
-    return -(-8 * n_embd // 24) * 8
-
-
 class ModernBlock(Block):
     """A Block whose four parts are today's. x (B, T, C) -> (B, T, C).
 
@@ -156,49 +149,21 @@ class ModernGPT(GPT):
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """config.json and tensors of a Qwen3ForCausalLM with the same weights."""
-        c = self.config
-        config = {
-            "architectures": ["Qwen3ForCausalLM"],
-            "vocab_size": c.vocab_size,
-            "max_position_embeddings": c.block_size,
-            "hidden_size": c.n_embd,
-            "intermediate_size": swiglu_width(c.n_embd),
-            "num_hidden_layers": c.n_layer,
-            "num_attention_heads": c.n_head,
-            "num_key_value_heads": c.n_head,
-            "head_dim": c.n_embd // c.n_head,
-            "attention_dropout": c.dropout,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "dtype": "float32",
-            "rope_theta": ROPE_THETA,  # transformers 4 reads this, 5 the next
-            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
-            **QWEN3_DETAILS,
-        }
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
-            theirs = _qwen3_names(name)
+            theirs = qwen3_names(name)
             tensors.update(zip(theirs, (part.contiguous() for part in parameter.detach().chunk(len(theirs))), strict=True))
-        return config, tensors
+        return qwen3_config(self.config), tensors
 
     @classmethod
     def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
-        names = ("vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size")
-        ours = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
-        return dict(zip(ours, required(config, *names), strict=True)) | {"dropout": config.get("attention_dropout", 0.0)}
+        return sizes(config, "qwen3")
 
     @classmethod
     def blank(cls, config: dict[str, Any]) -> "ModernGPT":
         """A ModernGPT without weights from the config.json of a Qwen3. Raises ValueError for one with other details."""
         shape = GPTConfig(**cls.shape_from_hf(config))
-        details = {
-            "intermediate_size": swiglu_width(shape.n_embd),
-            "num_key_value_heads": shape.n_head,
-            "head_dim": shape.n_embd // shape.n_head,
-            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
-            **QWEN3_DETAILS,
-        }
-        for key, ours in details.items():
+        for key, ours in qwen3_details(shape).items():
             if config.get(key, ours) != ours:
                 raise ValueError(f"this Qwen3 has {key} = {config[key]!r}; only {ours!r} can be loaded")
         with torch.device("meta"):
@@ -211,44 +176,8 @@ class ModernGPT(GPT):
         stored = dict(tensors)
         weights: dict[str, Tensor] = {}
         for name, _ in model.named_parameters():
-            parts = [stored.pop(theirs) for theirs in _qwen3_names(name) if theirs in stored]
+            parts = [stored.pop(theirs) for theirs in qwen3_names(name) if theirs in stored]
             if parts:
                 weights[name] = torch.cat(parts)
         load_weights(model, weights | stored)
         return model
-
-
-# What a Qwen3 can be in transformers, and is here.
-QWEN3_DETAILS = {
-    "hidden_act": "silu",
-    "rms_norm_eps": NORM_EPS,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "use_sliding_window": False,
-}
-
-# Our names -> transformers' names; our one matrix of queries, keys and values is three of theirs.
-QWEN3_NAMES = {
-    "tok_emb": ["embed_tokens"],
-    "ln_f": ["norm"],
-    "ln_1": ["input_layernorm"],
-    "attn.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    "attn.q_norm": ["self_attn.q_norm"],
-    "attn.k_norm": ["self_attn.k_norm"],
-    "attn.proj": ["self_attn.o_proj"],
-    "ln_2": ["post_attention_layernorm"],
-    "mlp.gate": ["mlp.gate_proj"],
-    "mlp.up": ["mlp.up_proj"],
-    "mlp.down": ["mlp.down_proj"],
-}
-
-
-def _qwen3_names(name: str) -> list[str]:
-    """blocks.0.attn.proj.weight -> ["model.layers.0.self_attn.o_proj.weight"]."""
-    module = name.removesuffix(".weight")
-    if module.startswith("blocks."):
-        _, layer, part = module.split(".", 2)
-        return [f"model.layers.{layer}.{theirs}.weight" for theirs in QWEN3_NAMES[part]]
-    if module == "lm_head":
-        return [name]
-    return [f"model.{theirs}.weight" for theirs in QWEN3_NAMES[module]]

@@ -20,9 +20,10 @@ import torch
 
 from .config import GPTConfig, TrainConfig, from_dict, with_muon
 from .corpus import Corpus
+from .hf import swiglu_width
 from .machine import available_memory
 from .model import GPT
-from .modern import ModernGPT, swiglu_width
+from .modern import ModernGPT
 from .optim import make_optimizer
 from .speed import speed_up
 from .trainer import autocast_on, bits_per_char, windows_at_once

@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import Head, MultiHeadAttention
-from .bigram import BigramLanguageModel, LanguageModel, load_weights, required
+from .bigram import BigramLanguageModel, LanguageModel, load_weights
 from .block import Block, FeedForward
 from .config import GPTConfig
+from .hf import NORM_EPS, required
 from .model import GPT, init_weights
-from .modern import NORM_EPS, ModernGPT, NormedAttention, RotaryAttention, SwiGLU
+from .modern import ModernGPT, NormedAttention, RotaryAttention, SwiGLU
 
 
 class TokenAndPosition(nn.Module):

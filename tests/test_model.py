@@ -6,7 +6,7 @@ import torch
 from minigpt import GPT, BigramLanguageModel, GPTConfig
 from minigpt.block import Block
 from minigpt.config import TrainConfig
-from minigpt.model import _gpt2_name
+from minigpt.hf import gpt2_name
 from minigpt.optim import make_optimizer
 
 SMALL = GPTConfig(vocab_size=20, block_size=16, n_layer=2, n_head=2, n_embd=16)
@@ -178,7 +178,7 @@ def test_it_equals_the_gpt2_of_transformers_forward_and_backward(shape, tmp_path
     expected.loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
-        theirs_name, transposed = _gpt2_name(name)
+        theirs_name, transposed = gpt2_name(name)
         grad = parameter.grad.T if transposed else parameter.grad
         expected_grad = gradients.pop(theirs_name)
         assert (grad - expected_grad).abs().max() <= 1e-5 * max(1.0, expected_grad.abs().max().item()), name

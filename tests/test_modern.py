@@ -10,15 +10,14 @@ from minigpt import GPTConfig, SampleConfig
 from minigpt.attention import MultiHeadAttention, attention_weights
 from minigpt.block import FeedForward
 from minigpt.engine import generate
+from minigpt.hf import qwen3_names, swiglu_width
 from minigpt.modern import (
     ModernBlock,
     ModernGPT,
     NormedAttention,
     RotaryAttention,
     SwiGLU,
-    _qwen3_names,
     rotate,
-    swiglu_width,
 )
 from minigpt.torch_engine import TorchReader
 
@@ -196,7 +195,7 @@ def test_it_equals_the_qwen3_of_transformers_forward_and_backward(shape, tmp_pat
     expected.loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
-        expected_grad = torch.cat([gradients.pop(theirs_name) for theirs_name in _qwen3_names(name)])
+        expected_grad = torch.cat([gradients.pop(theirs_name) for theirs_name in qwen3_names(name)])
         assert (parameter.grad - expected_grad).abs().max() <= 1e-5 * max(1.0, expected_grad.abs().max().item()), name
     assert not gradients
 
@@ -252,6 +251,6 @@ def test_dropout_acts_in_training_only():
 
 
 def test_every_parameter_is_named_once():
-    names = list(itertools.chain.from_iterable(_qwen3_names(name) for name, _ in ModernGPT(SMALL).named_parameters()))
+    names = list(itertools.chain.from_iterable(qwen3_names(name) for name, _ in ModernGPT(SMALL).named_parameters()))
     assert len(names) == len(set(names))
     assert F.cross_entropy(ModernGPT(SMALL)(random_ids(1, 4))[0][0], random_ids(4)).isfinite()
