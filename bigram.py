@@ -13,7 +13,7 @@ from minigpt import Batches, BigramLanguageModel, Progress, Run, SampleConfig, T
 from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
-from minigpt.program import choose_device, program
+from minigpt.program import training_device, program
 
 BLOCK_SIZE = 8  # characters in a window: eight lessons of "after this one comes that one"
 HYPERPARAMETERS = {
@@ -30,7 +30,7 @@ HYPERPARAMETERS = {
 
 def main(max_iters: int | None = None, device: str = "auto", out: str = "runs/bigram", seed: int = 1337) -> None:
     """Step 1: train a bigram on input.txt (or the default text), save it in OUT, and let it write."""
-    device = choose_device(device)
+    device = training_device(device)
     hyper = HYPERPARAMETERS | {"seed": seed}
     config = from_dict(TrainConfig, hyper | ({} if max_iters is None else {"max_iters": max_iters}))
     torch.manual_seed(seed)

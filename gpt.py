@@ -15,7 +15,7 @@ from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
 from minigpt.planner import plan
-from minigpt.program import choose_device, one_of, program, running_s
+from minigpt.program import training_device, one_of, program, running_s
 
 HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
     "n_layer": (4, 6),  # blocks, stacked
@@ -40,7 +40,7 @@ def main(
     seed: int = 1337,
 ) -> None:
     """Step 2: train a GPT on input.txt (or the default text), save it in OUT, and let it write."""
-    device = choose_device(device)
+    device = training_device(device)
     size = one_of("size", size, ("auto", *SIZES))
     column = SIZES.index(size) if size != "auto" else int(device != "cpu")
     hyper = {name: values[column] for name, values in HYPERPARAMETERS.items()} | {"seed": seed, "minutes": minutes}

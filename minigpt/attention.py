@@ -93,7 +93,10 @@ class MultiHeadAttention(nn.Module):
 
 
 class KeyValueCache:
-    """Keys and values of the positions read so far, so that a new token only computes its own. One for each layer."""
+    """Keys and values of the positions read so far, so that a new token only computes its own. One for each layer.
+
+    A ring: when block_size positions are kept, a new one takes the place of the oldest.
+    """
 
     def __init__(self, batch_size: int, n_head: int, block_size: int, head_size: int, like: Tensor) -> None:
         self.keys = like.new_empty(batch_size, n_head, block_size, head_size)
@@ -101,8 +104,9 @@ class KeyValueCache:
         self.length = 0  # positions read
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v (B, nh, T, hs) of new positions -> keys and values (B, nh, S, hs) of all."""
-        start, self.length = self.length, self.length + k.shape[-2]
-        self.keys[:, :, start : self.length] = k
-        self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        """k, v (B, nh, T, hs) of new positions, none beyond the end of the ring -> keys and values (B, nh, S, hs) of all."""
+        block_size, T = self.keys.shape[-2], k.shape[-2]
+        place, self.length = self.length % block_size, self.length + T
+        self.keys[:, :, place : place + T] = k
+        self.values[:, :, place : place + T] = v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]  # attention asks for no order

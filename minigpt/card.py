@@ -21,8 +21,9 @@ def model_card(folder: Path, model: LanguageModel, about: dict[str, Any], state:
     text, training = about["text"], about["train"]
     kind, n_params = type(model).__name__, sum(p.numel() for p in model.parameters())
     shape = ", ".join(f"{name} {value}" for name, value in model.shape_from_hf(model.to_hf()[0]).items())
-    per_char, name = text["tokens_per_char"], shlex.quote(folder.name)
+    per_char, name = text["tokens_per_char"], argument(folder.name)
     curve = "\n".join(_curve_row(line, per_char) for line in read_lines(folder / "metrics.jsonl") if "val_loss" in line)
+    earlier = "".join(f"| up to step {one['until_step']} | {_cell(one['name'])} |\n" for one in about.get("earlier", []))
     written = "\n".join("    " + line for line in sample.splitlines())
     best = f"{state.best_val_loss:.4f} nats/token, {bits_per_char(state.best_val_loss, per_char):.3f} bits/character"
     return f"""---
@@ -38,7 +39,7 @@ A {kind} of {n_params:,} parameters ({shape}), trained from scratch by minigpt {
 |---|---|
 | text | {_cell(text["name"])}, {text["characters"]:,} characters |
 | SHA-256 of the text | `{text["sha256"]}` |
-| validation | the last {100 * text["val_fraction"]:g} %, never trained on |
+{earlier}| validation | the last {100 * text["val_fraction"]:g} %, never trained on |
 | best step | {state.best_step} of {state.last_step or training["max_iters"]} |
 | validation loss | {best} |
 
@@ -64,6 +65,11 @@ Seed {SAMPLE.seed}, temperature {SAMPLE.temperature:g}:
 
 {written}
 """
+
+
+def argument(path: str) -> str:
+    """A path as an argument in a shell, never taken for a flag: "-my book.txt" -> "'./-my book.txt'"."""
+    return shlex.quote(f"./{path}" if path.startswith("-") and path != "-" else path)
 
 
 def _transformers(kind: str, name: str, block_size: int) -> str:

@@ -13,7 +13,7 @@ The directory is a Hugging Face model: AutoModelForCausalLM.from_pretrained("run
 A run that is opened may come from anyone. Its configuration has to be one that this package would have written, down to
 the last key, and its weights have to be those of that configuration, before a single one is read.
 
-Next: explain.py
+Next: novelty.py
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -56,12 +56,12 @@ from .files import (
     write_folder,
     write_into,
 )
-from .lock import LOCK, check_free, hold, still_held
+from .lock import LOCK, InUse, check_free, hold, still_held
 from .machine import fingerprint
 from .model import GPT
 from .modern import ModernGPT
 from .rungs import Stack
-from .tokenizer import Tokenizer, load_tokenizer, tokenizer_files
+from .tokenizer import CharTokenizer, Tokenizer, load_tokenizer, tokenizer_files
 from .trainer import Metrics, NonFiniteLoss, TrainState
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
@@ -71,8 +71,9 @@ TEXT = {  # what a run says of its text
     "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,
     "tokenizer": str, "encoding": str, "val_fraction": float,
 }
+EARLIER_TEXT = TEXT | {"until_step": int}  # of a text that it learned from before another one
 # Fields of TrainConfig and of TrainState that came later: an older run has the defaults.
-YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes", "recent"}
+YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes", "seconds", "last_step", "recent"}
 FIXED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 BEGINNINGS = {*FIXED, MANIFEST, "metrics.jsonl", "samples.jsonl", "checkpoints"}  # before the first weights are written
 KEPT = 2  # checkpoints: the one before the last is there in case that the disk spoils the last
@@ -106,15 +107,7 @@ class Run:
             "format": FORMAT,
             "version": __version__,
             "train": asdict(config),
-            "text": {
-                "name": corpus.name,
-                "paths": list(corpus.paths),
-                "sha256": corpus.sha256,
-                "characters": corpus.characters,
-                "tokens": len(corpus.ids),
-                "tokens_per_char": corpus.tokens_per_char,
-                **asdict(corpus.config),
-            },
+            "text": _about_text(corpus),
         }
         state = TrainState.new(model, config)
         files = {
@@ -126,29 +119,42 @@ class Run:
         make_folder(folder)
         hold(folder)
         check_new(folder)  # again: until a moment ago it could have become another's
-        for leftover in folder.iterdir():  # of a run that ended before its first checkpoint
+        # What is left of a run that ended before its first checkpoint goes, and last what shows that it was one.
+        for leftover in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST, path.name == "config.json")):
             if leftover.name != LOCK:
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
         write_into(folder, files)
+        make_folder(folder / "checkpoints")
         return cls(folder, model, corpus.tokenizer, config, state, about)
 
     @classmethod
     def resume(
-        cls, folder: str | Path, device: str = "cpu", paths: Sequence[str] = (), **changes: Any
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        corpus: Corpus | None = None,
+        other_text: bool = False,
+        **changes: Any,
     ) -> tuple["Run", list[str]]:
         """Open a run at its last good checkpoint, with some of its training settings changed.
 
-        paths: where its text is now, if it has moved. Nothing is written if there are no steps left to take.
+        corpus: the text to go on with, read with the tokenizer of the run: its own, wherever that is now, or with
+        `other_text` another one. Nothing is written if there are no steps left to take.
 
         Returns the run and sentences: of each checkpoint that had to be skipped, and of what can change the bits.
-        Raises ValueError if there is none to go on from.
+        Raises ValueError if there is none to go on from, or if text or tokenizer are others than before.
         """
         folder = Path(folder)
         config_file = read_run_config(folder)
-        _check_undamaged(folder, FIXED)
-        tokenizer = fitting_tokenizer(folder, config_file)
-        hold(folder)
         about = config_file["minigpt"]
+        tokenizer = fitting_tokenizer(folder, config_file)
+        _check_undamaged(folder, ["config.json"])
+        if corpus:
+            _check_text(folder, about, corpus, tokenizer, other_text)
+        _check_undamaged(folder, FIXED)
+        hold(folder)
+        for part in (folder, folder / "checkpoints"):
+            remove_leftovers(part)
         config = TrainConfig(**about["train"]).changed(changes)
         notes = []
         for step_folder in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
@@ -162,17 +168,20 @@ class Run:
             if changes.keys() & {"max_iters", "minutes"}:  # where it ends now; the clock will know better
                 state.last_step = round(state.step * 60 * config.minutes / max(state.seconds, 1e-9))
             about["train"] = asdict(config)
-            if paths:
-                about["text"]["paths"] = list(paths)
             run = cls(folder, model, tokenizer, config, state, about)
             if state.step >= state.ends_at(config):
                 return run, notes
+            if corpus:
+                corpus.check(model.block_size)
+                notes += _change_text(about, _about_text(corpus), state.step)
+            if about.get("earlier") and state.step <= about["earlier"][-1]["until_step"]:
+                _forget_text(state)
             notes += _other_machine(plain["machine"], fingerprint(torch.device(device)))
-            remove_leftovers(folder)
-            if not (folder / "model.safetensors").exists() or _damage(folder, ["model.safetensors"]):
-                state.best_val_loss = math.inf  # there is no best model any more: the next one is
+            if not state.step or not (folder / "model.safetensors").exists() or _damage(folder, ["model.safetensors"]):
+                state.best_val_loss = math.inf  # there is no best model yet, or not any more: the next one is
             for log in ("metrics.jsonl", "samples.jsonl"):  # forget what came after the checkpoint
                 kept_lines = [line for line in read_lines(folder / log) if line.get("step", 0) <= state.step]
+                kept_lines = kept_lines if state.step else []  # the untrained model is evaluated again
                 best = [line["text"] for line in kept_lines if line.get("step") == state.best_step and "text" in line]
                 run.best_sample = best[-1] if best else run.best_sample
                 write_file(folder / log, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept_lines))
@@ -192,6 +201,8 @@ class Run:
             self.folder / "samples.jsonl",
             {"step": metrics.step, "prompt": "", "seed": SAMPLE.seed, "text": self.sample},
         )
+        if metrics.step == 0:
+            self.save()  # before the weights: where there are any, there is a checkpoint to go on from
         if metrics.is_best:
             self.best_sample = self.sample
             write_into(self.folder, {"model.safetensors": weights_file(self.model)})
@@ -212,7 +223,6 @@ class Run:
         tensors, state = _collect(self.state, self.model)
         _check_finite(self.state.step, {**dict(self.model.named_parameters()), **tensors})
         check_space(self.folder, _checkpoint_bytes(self.model))
-        make_folder(checkpoints)
         for log in ("metrics.jsonl", "samples.jsonl"):
             if (self.folder / log).exists():
                 sync_file(self.folder / log)
@@ -244,10 +254,15 @@ def check_new(folder: Path) -> None:
         raise PermissionError(f"no permission to write in {existing}")
     if has_begun(folder):
         raise ValueError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    kept = {name for name in names if not (name.startswith(".") and name.endswith(".tmp")) and name != LOCK}
-    if kept and not (kept <= BEGINNINGS and _is_ours(folder)):
+    there = _contents(folder) if folder.exists() else set()
+    if there and not (there <= BEGINNINGS and _is_ours(folder)):
         raise ValueError(f"{folder} is not empty; choose another --out")
+
+
+def _contents(folder: Path) -> set[str]:
+    """The names in a folder, but for the lock and what a process that was killed left half written."""
+    names = {path.name for path in folder.iterdir()} - {LOCK}
+    return {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
 
 
 def _is_ours(folder: Path) -> bool:
@@ -266,17 +281,21 @@ def has_begun(folder: Path) -> bool:
 
 
 def free_folder(folder: str | Path) -> Path:
-    """The folder itself if a run can begin there, else the first of NAME-2, NAME-3, ... that does not exist yet; made."""
+    """The folder itself if a run can begin there, else the first of NAME-2, NAME-3, ... that does not exist yet.
+
+    It is there then, and belongs to this process: of many that ask at once, each gets a folder of its own.
+    """
     folder = Path(folder)
-    if not folder.exists():
-        check_new(folder)
-        make_folder(folder.absolute().parent)
-    elif not folder.is_dir() or not any(folder.iterdir()):
-        check_new(folder)
-        return folder
-    for path in (folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10**6))):
-        with contextlib.suppress(FileExistsError):  # perhaps made this moment, by another program
+    if not folder.is_dir() or not _contents(folder):
+        with contextlib.suppress(InUse):
+            check_new(folder)
+            make_folder(folder)
+            hold(folder)
+            return folder
+    for path in (folder.with_name(f"{folder.name}-{i}") for i in range(2, 10**6)):
+        with contextlib.suppress(FileExistsError, InUse):
             path.mkdir()
+            hold(path)
             return path
     raise ValueError(f"there are a million folders like {folder}; choose another --out")
 
@@ -293,6 +312,56 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel, Tokeni
         raise ValueError(f"{folder} is incomplete: it has no model.safetensors yet")
     _check_undamaged(folder, [*FIXED, "model.safetensors"])
     return _read_model(config, weights).to(device).eval(), fitting_tokenizer(folder, config)
+
+
+def _about_text(corpus: Corpus) -> dict[str, Any]:
+    """What config.json says of a text (TEXT)."""
+    return {
+        "name": corpus.name,
+        "paths": list(corpus.paths),
+        "sha256": corpus.sha256,
+        "characters": corpus.characters,
+        "tokens": len(corpus.ids),
+        "tokens_per_char": corpus.tokens_per_char,
+        **asdict(corpus.config),
+    }
+
+
+def _check_text(folder: Path, about: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer, other_text: bool) -> None:
+    """Raise ValueError, with what was and what is, if text or tokenizer are not those that a run was trained with."""
+    before, now = about["text"], _about_text(corpus)
+    if before["sha256"] != now["sha256"]:
+        if not other_text:
+            raise ValueError(
+                f"{folder} was trained on {_identity(before)}, but {_identity(now)} is another text; "
+                "name the old one, go on with this one by --other-text, or start a new run"
+            )
+    elif isinstance(tokenizer, CharTokenizer) and "earlier" not in about:  # made from this very text
+        own, given = "".join(sorted(corpus.alphabet)), tokenizer.chars
+        if own != given:
+            came, went = ("".join(sorted(set(a) - set(b))) for a, b in ((given, own), (own, given)))
+            what = f"{came!r} came and {went!r} went" if came or went else "its characters are in another order"
+            raise ValueError(f"{folder} does not fit together: tokenizer.json is not that of its text; {what}")
+
+
+def _identity(text: dict[str, Any]) -> str:
+    """A text in words that tell it from others."""
+    return f"{text['name']} ({text['characters']:,} characters, {text['tokens']:,} tokens, SHA-256 {text['sha256'][:12]})"
+
+
+def _change_text(about: dict[str, Any], text: dict[str, Any], step: int) -> list[str]:
+    """Let a run say that it learns from this text after a step -> a sentence, if it is another one than before."""
+    before, about["text"] = about["text"], text
+    if before["sha256"] == text["sha256"]:
+        return []
+    about["earlier"] = [*about.get("earlier", []), before | {"until_step": step}]
+    return [f"From here on it learns from {_identity(text)}, no more from {_identity(before)}."]
+
+
+def _forget_text(state: TrainState) -> None:
+    """Let a state forget what it knows of an earlier text. The best loss on that says nothing of the next one."""
+    state.best_val_loss, state.evaluations_since_best = math.inf, 0
+    state.loss_sum, state.loss_count, state.recent = 0.0, 0, []
 
 
 def _check_undamaged(folder: Path, names: Iterable[str]) -> None:
@@ -348,8 +417,9 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 def _check_about(about: dict[str, Any]) -> None:
     """Raise ValueError unless this is what `create` writes into config.json of the text and the training."""
     train, text = about.get("train"), about.get("text")
-    if about.keys() != {"format", "version", "train", "text"} or not isinstance(train, dict) or not isinstance(text, dict):
-        raise ValueError("it should hold format, version, train and text, and nothing else")
+    parts, earlier = about.keys() - {"earlier"}, about.get("earlier", [])
+    if parts != {"format", "version", "train", "text"} or not isinstance(train, dict) or not isinstance(text, dict):
+        raise ValueError("it should hold format, version, train, text, perhaps earlier texts, and nothing else")
     if not isinstance(about["version"], str) or not re.fullmatch(r"[\w.+!-]{1,64}", about["version"]):
         raise ValueError("the version is none")
     known = {f.name for f in fields(TrainConfig)}
@@ -358,9 +428,17 @@ def _check_about(about: dict[str, Any]) -> None:
             f"train lacks or adds {', '.join(map(printable, sorted(known - YOUNGER ^ train.keys() - YOUNGER)[:3]))}"
         )
     TrainConfig(**train)
-    if text.keys() != TEXT.keys():
-        raise ValueError(f"text lacks or adds {', '.join(map(printable, sorted(text.keys() ^ TEXT.keys())[:3]))}")
-    for name, kind in TEXT.items():
+    if not isinstance(earlier, list) or not all(isinstance(one, dict) for one in earlier):
+        raise ValueError("earlier should be a list of texts")
+    for one, form in [(text, TEXT), *((one, EARLIER_TEXT) for one in earlier)]:
+        _check_about_text(one, form)
+
+
+def _check_about_text(text: dict[str, Any], form: dict[str, type]) -> None:
+    """Raise ValueError unless this says of a text what the form lists, and nothing else."""
+    if text.keys() != form.keys():
+        raise ValueError(f"text lacks or adds {', '.join(map(printable, sorted(text.keys() ^ form.keys())[:3]))}")
+    for name, kind in form.items():
         if type(text[name]) is not kind or (kind is int and not 0 <= text[name] < 2**53):
             raise ValueError(f"{name} of the text is {str(text[name])[:50]!r}")
     if not all(isinstance(path, str) for path in text["paths"]) or not re.fullmatch("[0-9a-f]{64}", text["sha256"]):
@@ -435,7 +513,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     recent = plain.setdefault("recent", [])
     if not isinstance(recent, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in recent):
         raise ValueError(f"{path} is damaged: recent is {str(recent)[:50]!r}")
-    values = [(name, plain[name]) for name in kinds if name != "recent"] + [("recent", x) for pair in recent for x in pair]
+    values = [(name, plain[name]) for name in kinds.keys() & plain.keys() - {"recent"}] + [("recent", x) for pair in recent for x in pair]
     for name, value in values:
         if type(value) not in ((int,) if kinds[name] is int else (int, float)) or not value >= 0:
             raise ValueError(f"{path} is damaged: {name} is {str(value)[:50]!r}")

@@ -1,29 +1,28 @@
-"""The command line: minigpt train | plan | generate | eval | info | explain | check | ladder. Here arguments become calls.
+"""The command line: minigpt train | plan | generate | eval | info | explain | check | doctor | ladder.
 
-The flags of `train` and `generate` are the fields of the config classes.
+Here arguments become calls. The flags of `train` and `generate` are the fields of the config classes.
 """
 
 import difflib
 import json
 import math
 import os
-import shlex
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from . import __version__
-from .config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, from_dict, with_muon
-from .program import DEVICE, SETTINGS, choose_device, flags, one_of, run as run_command, running_s, usage
+from .config import RECIPES, SIZES, DataConfig, Faults, GPTConfig, SampleConfig, TrainConfig, from_dict, with_muon
+from .program import DEVICE, SETTINGS, choose_device, flags, one_of, run as run_command, running_s, training_device, usage
 
 ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
+ANSWERS = {"fit": "fit for training.", "limited": "fit, with these limits.", "unfit": "do not use it for training."}
 UNKNOWN = "what to do with a character that the model never saw: error, drop"
 
 
@@ -33,15 +32,19 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
         return {}
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{path} is not valid TOML: {error}") from None
     values = {name.replace("-", "_"): value for name, value in values.items()}
     known = {p.name for p in context.command.params if isinstance(p, click.Option) and p.name} - {"config_file"}
-    for name in values.keys() - known:
-        close = difflib.get_close_matches(name, known, 1)
-        raise click.UsageError(
-            f"{path} sets {name!r}, which is no flag of this command.{f' Did you mean {close[0]!r}?' if close else ''}"
-        )
+    faults = Faults()
+    for name in values:
+        with faults:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"{path} sets {name!r}, which is no flag of this command{hint}")
+    with usage():
+        faults.tell()
     return values
 
 
@@ -57,8 +60,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # nobody reads any more, as after `| head`: end quietly
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # click would call it a failure
+            return None
 
 
 @click.group(cls=_Commands, context_settings=SETTINGS)
@@ -78,6 +81,12 @@ def cli() -> None:
 @click.option("--out", metavar="DIR", help="the folder of the run  [default: runs/ and the name of the text]")
 @click.option(
     "--resume", is_flag=True, default=None, help="go on with the run in --out (or the latest) from its last checkpoint"
+)
+@click.option(
+    "--other-text",
+    is_flag=True,
+    default=None,
+    help="with --resume: TEXT is another one than before; characters that the model does not know are dropped",
 )
 @click.option("--arch", metavar="NAME", help=f"architecture: {', '.join(ARCHITECTURES)}  [default: modern]")
 @click.option(
@@ -114,14 +123,16 @@ def train(config_file: dict[str, Any], **flags: Any) -> None:
     """
     given = config_file | {name: value for name, value in flags.items() if value is not None}
     texts = tuple(given.pop("texts", ()))
-    resume, profile = given.pop("resume", False), given.pop("profile", False)
-    for name, value in (("resume", resume), ("profile", profile)):
+    switches = {name: given.pop(name, False) for name in ("resume", "other_text", "profile")}
+    for name, value in switches.items():
         if not isinstance(value, bool):
             raise click.UsageError(f"{name} is {value!r}; it must be true or false")
-    if resume:
-        _resume(texts, given, profile)
+    if switches["resume"]:
+        _resume(texts, given, switches["other_text"], switches["profile"])
+    elif switches["other_text"]:
+        raise click.UsageError("--other-text is for a run that goes on; add --resume, or leave it out")
     else:
-        _train(texts, given, profile)
+        _train(texts, given, switches["profile"])
 
 
 def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None:
@@ -129,12 +140,12 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
     size = one_of("size", given.get("size", "auto"), ("auto", *SIZES))
     out = given.get("out")
     with usage():  # what no device could accept is refused before torch is loaded
-        data_config = from_dict(DataConfig, given)
-        _text("out", out)
-        if size == "auto" and arch != "bigram":
-            _configs(arch, _fitting_size(arch, given), given)
-        else:
-            _configs(arch, size, given)
+        faults = Faults()
+        with faults:
+            _text("out", out)
+        with faults:
+            _configs(arch, _fitting_size(arch, given) if size == "auto" else size, given)
+        faults.tell()
 
     import torch
 
@@ -145,12 +156,12 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
     from .model import GPT
     from .modern import ModernGPT
 
-    device = choose_device(given.get("device", "auto"))
+    device = training_device(given.get("device", "auto"))
     planned = size == "auto" and arch != "bigram" and bool(given.get("minutes"))
     if size == "auto":
         size = "small" if device == "cpu" else "lecture"
     with usage():
-        gpt_config, train_config = _configs(arch, size, given)
+        gpt_config, train_config, data_config = _configs(arch, size, given)
     if out is not None:
         check_new(Path(out))
     corpus = load_corpus(texts, data_config)
@@ -180,7 +191,7 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
     _follow(lambda: Run.create(folder, model, corpus, train_config), corpus, profile)
 
 
-def _resume(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None:
+def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, profile: bool) -> None:
     with usage():
         _text("out", given.get("out"))
     out = Path(given.get("out") or _latest_run())
@@ -197,32 +208,35 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> Non
         **MODELS[config_file["model_type"]].shape_from_hf(config_file),
         **{name: about["text"][name] for name in ("tokenizer", "encoding", "val_fraction")},
     }
-    for name, value in given.items():
-        if name in fixed and fixed[name] is None:
-            raise click.UsageError(f"{out} holds a bigram, which has no {name}")
-        if name in fixed and fixed[name] != value:
-            raise click.UsageError(f"{name} is {fixed[name]} in {out} and cannot become {value}; start a new run for that")
-    if "size" in given:
-        raise click.UsageError("size is for a new run; a run that goes on keeps its own")
+    if other_text:
+        del fixed["encoding"]
     changes = {name: value for name, value in given.items() if name in about["train"]}
     with usage():
-        TrainConfig(**about["train"]).changed(changes)
-    device = choose_device(given.get("device", "auto"))
+        faults = Faults()
+        for name, value in given.items():
+            with faults:
+                if name in fixed and fixed[name] is None:
+                    raise ValueError(f"{out} holds a bigram, which has no {name}")
+                if name in fixed and fixed[name] != value:
+                    raise ValueError(f"{name} is {fixed[name]} in {out} and cannot become {value}; start a new run for that")
+                if name == "size":
+                    raise ValueError("size is for a new run; a run that goes on keeps its own")
+        with faults:
+            TrainConfig(**about["train"]).changed(changes)
+        with faults:
+            data_config = from_dict(DataConfig, about["text"] | {name: given[name] for name in given.keys() & {"encoding"}})
+        faults.tell()
+    device = training_device(given.get("device", "auto"))
 
     tokenizer = fitting_tokenizer(out, config_file)
-    corpus = load_corpus(texts or _own_text(out, about), from_dict(DataConfig, about["text"]), tokenizer, "drop")
+    corpus = load_corpus(texts or _own_text(out, about), data_config, tokenizer, "drop")
     for note in corpus.notes:
         say(note)
-    if corpus.sha256 != about["text"]["sha256"]:
-        raise ValueError(
-            f"{out} was trained on {about['text']['name']} (SHA-256 {about['text']['sha256'][:12]}), but {corpus.name} "
-            f"is another text ({corpus.sha256[:12]}); name the old one, or start a new run"
-        )
+    run, sentences = Run.resume(out, device, corpus, other_text, **changes)
     for name, value in changes.items():
         if about["train"][name] != value:
             say(f"{name}: {about['train'][name]} -> {value}")
-    run, skipped = Run.resume(out, device, texts, **changes)
-    for sentence in skipped:
+    for sentence in sentences:
         say(sentence)
     last = run.state.ends_at(run.config)
     if run.state.step >= last:
@@ -252,7 +266,7 @@ def _planned(corpus: Any, arch: str, device: str, given: dict[str, Any]) -> tupl
 def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
     """Train a run to its end, showing and keeping what happens. It begins where signals are heeded already."""
     from .batches import Batches
-    from .console import Progress, StopSignals, farewell, say
+    from .console import Progress, StopSignals, farewell, rescue, say
     from .profile import Profile
     from .trainer import train
 
@@ -264,6 +278,7 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
         batches = Batches(corpus.train, config.batch_size, run.model.block_size, config.seed)
         with ExitStack() as stack:
             recorder = stack.enter_context(Profile(run.folder)) if profile else None
+            stack.enter_context(rescue(run))
             progress = stack.enter_context(Progress(config, corpus.tokens_per_char, run.state.step))
             for metrics in train(run.model, batches, corpus.val, config, run.state):
                 run.record(metrics)
@@ -294,14 +309,18 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
 
     Measures this machine for a few seconds, reads the text, and chooses size, context, batch, steps and learning rate.
     """
-    given = {name: value for name, value in flags.items() if value is not None} | {"minutes": minutes}
+    given = {name: value for name, value in flags.items() if value is not None}
     one_of("arch", arch, ("modern", "gpt"))
     with usage():
-        if not minutes > 0:
-            raise ValueError(f"minutes is {minutes:g}; it must be above 0")
-        data_config = from_dict(DataConfig, given)
-        _configs(arch, _fitting_size(arch, given), given)
+        faults = Faults()
+        with faults:
+            if not minutes > 0:
+                raise ValueError(f"minutes is {minutes:g}; it must be above 0")
+        with faults:
+            _, _, data_config = _configs(arch, _fitting_size(arch, given), given)
+        faults.tell()
 
+    from .card import argument
     from .console import say
     from .corpus import load_corpus
 
@@ -309,9 +328,9 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
     corpus = load_corpus(texts, data_config)
     for line in (*corpus.notes, corpus.describe()):
         say(line)
-    shape, _ = _planned(corpus, arch, device, given)
+    shape, _ = _planned(corpus, arch, device, given | {"minutes": minutes})
     corpus.check(shape.block_size)
-    say("\nTrain it:\n  " + shlex.join(["minigpt", "train", *texts, "--minutes", f"{minutes:g}"]))
+    say("\nTrain it:\n  " + " ".join(["minigpt train", *map(argument, texts), f"--minutes {minutes:g}"]))
 
 
 @cli.command()
@@ -337,9 +356,13 @@ def generate(
     The same seed gives the same text on the same machine. Text beyond the context length works: the window slides.
     """
     with usage():
-        config = from_dict(SampleConfig, {name: value for name, value in flags.items() if value is not None})
-        if not 1 <= num_samples <= 10**6:
-            raise ValueError(f"num_samples is {num_samples}; it must be a whole number from 1 to 1,000,000")
+        faults = Faults()
+        with faults:
+            config = from_dict(SampleConfig, {name: value for name, value in flags.items() if value is not None})
+        with faults:
+            if not 1 <= num_samples <= 10**6:
+                raise ValueError(f"num_samples is {num_samples}; it must be a whole number from 1 to 1,000,000")
+        faults.tell()
     one_of("unknown", unknown, ("error", "drop"))
     if any(not text for text in stop):
         raise click.UsageError("--stop needs a text, not an empty one")
@@ -374,6 +397,8 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     minigpt eval runs/my another.txt
     """
     one_of("unknown", unknown, ("error", "drop"))
+    with usage():
+        data_config = DataConfig(encoding=encoding)
 
     from .checkpoint import load, read_run_config
     from .console import say
@@ -383,7 +408,7 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     model, tokenizer = load(run, choose_device(device))
     about = read_run_config(run)["minigpt"]["text"]
     if texts:
-        corpus = load_corpus(texts, DataConfig(encoding=encoding), tokenizer, unknown)
+        corpus = load_corpus(texts, data_config, tokenizer, unknown)
         ids, what = corpus.ids, corpus.name
         if corpus.sha256 == about["sha256"]:
             corpus = replace(corpus, config=from_dict(DataConfig, about))
@@ -421,8 +446,12 @@ def info(run: Path) -> None:
         f"text      {text['name']}: {text['characters']:,} characters, {text['tokens']:,} tokens\n"
         f"          SHA-256 {text['sha256']}"
     )
+    since = -1  # the step after which it learned from this text
+    for before in about.get("earlier", []):
+        since = before["until_step"]
+        print(f"          up to step {since:,} {before['name']}: SHA-256 {before['sha256']}")
     print("training  " + ", ".join(f"{name} {value}" for name, value in train_config.items()))
-    measured = [m for m in read_lines(run / "metrics.jsonl") if "val_loss" in m]
+    measured = [m for m in read_lines(run / "metrics.jsonl") if "val_loss" in m and m["step"] > since]
     if measured:
         best = min(measured, key=lambda m: m["val_loss"])
         print(
@@ -513,6 +542,46 @@ def check(file: Path, name: str | None) -> None:
         raise SystemExit(1)
 
 
+@cli.command()
+@click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+@click.option("--json", "as_json", is_flag=True, help="print all of it as JSON")
+def doctor(device: str, as_json: bool) -> None:
+    """Say what this machine has, and whether its device computes what it should.
+
+    \b
+    minigpt doctor
+    minigpt doctor --device mps
+
+    Three training steps are taken on the device and, from the same weights with the same batches, on the processor by the
+    plainest way. A device that computes wrongly would not say so: its models only learn less. Exit code 1 if it is not to
+    be used. `minigpt train` asks the same before it trains on a GPU for the first time.
+    """
+    import torch
+
+    from .doctor import examine, judge, remember, surroundings
+
+    chosen = torch.device(choose_device(device))
+    about = surroundings(chosen)
+    if not as_json:
+        print("\n".join(f"{name:<10}{value}" for name, value in about.items()), flush=True)
+        print("\nThree training steps, beside the same by the plainest way on the processor. How far they are apart:\n")
+        print(f"{'model':<10}{'arithmetic':<12}{'loss':>10}{'gradient':>10}  farthest in", flush=True)
+    comparisons = []
+    for c in examine(chosen):
+        comparisons.append(c)
+        if not as_json:
+            row = c.problem or f"{c.loss:>10.1e}{c.gradient:>10.1e}  {c.where * (c.gradient > 0)}"
+            print(f"{c.arch:<10}{c.dtype:<12}{row}", flush=True)
+    verdict = judge(comparisons)
+    remember(chosen, verdict)
+    if as_json:
+        print(json.dumps({"about": about, "comparisons": list(map(asdict, comparisons)), "verdict": asdict(verdict)}))
+    else:
+        print("\n".join(["", f"{chosen}: {ANSWERS[verdict.answer]}", *verdict.reasons]))
+    if verdict.answer == "unfit":
+        raise SystemExit(1)
+
+
 @cli.command(context_settings=SETTINGS)
 @click.argument("texts", nargs=-1, metavar="[TEXT ...]")
 @click.option("--rung", metavar="NAME", help="one rung only, by name or number")
@@ -600,21 +669,37 @@ def _own_text(run: Path, about: dict[str, Any]) -> list[str]:
     return paths
 
 
-def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, TrainConfig]:
-    """The recipe of a size with the given values over it. What is derived follows what was given."""
-    recipe = RECIPES["bigram" if arch == "bigram" else size]
-    if arch == "bigram" and (strange := {"n_layer", "n_head", "n_embd", "dropout", "size"} & given.keys()):
-        raise ValueError(f"a bigram has no {', '.join(sorted(strange))}; leave it out, or choose --arch gpt")
-    shape = from_dict(GPTConfig, recipe | given)
+def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, TrainConfig, DataConfig]:
+    """The recipe of a size with the given values over it. What is derived follows what was given.
+
+    Raises ValueError with the faults of all of them.
+    """
+    recipe, faults = RECIPES["bigram" if arch == "bigram" else size], Faults()
+    with faults:
+        if arch == "bigram" and (strange := {"n_layer", "n_head", "n_embd", "dropout", "size"} & given.keys()):
+            raise ValueError(f"a bigram has no {', '.join(sorted(strange))}; leave it out, or choose --arch gpt")
+    n_embd = recipe.get("n_embd", 1)
+    with faults:
+        shape = from_dict(GPTConfig, recipe | given)
+        n_embd = shape.n_embd
+        if arch == "modern":
+            shape.check_rotary()
     if arch != "bigram" and given.get("optimizer", "muon" if arch == "modern" else "adamw") == "muon":
-        recipe = with_muon(recipe, shape.n_embd)
+        recipe = with_muon(recipe, n_embd)
     elif "learning_rate" in given:
         recipe = {name: value for name, value in recipe.items() if name != "min_lr"}
-    return shape, from_dict(TrainConfig, recipe | given)
+    with faults:
+        train_config = from_dict(TrainConfig, recipe | given)
+    with faults:
+        data_config = from_dict(DataConfig, given)
+    faults.tell()
+    return shape, train_config, data_config
 
 
 def _fitting_size(arch: str, given: dict[str, Any]) -> str:
     """A size that these values can be put over: the one that auto might choose on a processor or on a GPU."""
+    if arch == "bigram":
+        return "auto"  # it has a recipe of its own
     try:
         _configs(arch, "small", given)
     except ValueError as fault:

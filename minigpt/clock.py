@@ -67,5 +67,6 @@ class Clock:
         seconds = sorted(seconds for _, seconds in self.steps)[len(self.steps) // 2]
         left = 60 * config.minutes - self.seconds - self.evaluation_s  # the last evaluation is after the last step
         assert config.eval_interval
-        fitting = step + max(0, round(left / (seconds + self.evaluation_s / config.eval_interval)))
+        each = max(seconds + self.evaluation_s / config.eval_interval, 1e-9)  # a coarse clock may say 0
+        fitting = step + max(0, round(left / each))
         return fitting if abs(fitting - planned) > 0.02 * (planned - step) else planned

@@ -6,8 +6,10 @@ the help text are all made from these declarations. Nothing here needs torch.
 Next: hf.py
 """
 
-import math
-from dataclasses import asdict, dataclass, field, fields
+import codecs
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import TracebackType
 from typing import Any, get_args, get_type_hints
 
 
@@ -29,11 +31,22 @@ class GPTConfig:
     dropout: float = option(0.0, "share of activations set to zero while training", 0, 1, open_high=True)
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.n_embd % self.n_head:
+        check(self, {("n_embd", "n_head"): self._uneven})
+
+    def _uneven(self) -> str:
+        if self.n_embd % self.n_head == 0:
+            return ""
+        return (
+            f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head}); "
+            f"try n_head {_nearest_divisors(self.n_embd, self.n_head)}"
+        )
+
+    def check_rotary(self) -> None:
+        """Raise ValueError unless the channels of a head are an even number: rotary positions turn pairs of them."""
+        if self.n_embd // self.n_head % 2:
             raise ValueError(
-                f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head}); "
-                f"try n_head {_nearest_divisors(self.n_embd, self.n_head)}"
+                f"n_embd / n_head is {self.n_embd // self.n_head}; rotary positions turn pairs of channels, "
+                "so it must be an even number"
             )
 
     @property
@@ -74,7 +87,7 @@ class TrainConfig:
     seed: int = option(1337, "fixes weights, batches and dropout", 0, 2**63 - 1)
 
     def __post_init__(self) -> None:
-        check(self)
+        check(self, {("learning_rate", "min_lr"): self._rising})
         derived = {
             "min_lr": self.learning_rate / 10,
             "warmup_iters": min(100, self.max_iters // 10),
@@ -83,19 +96,21 @@ class TrainConfig:
         for name, value in derived.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        assert self.min_lr is not None
-        if self.min_lr > self.learning_rate:
-            raise ValueError(
-                f"min_lr ({self.min_lr}) is above learning_rate ({self.learning_rate}); make it smaller or equal"
-            )
+
+    def _rising(self) -> str:
+        if self.min_lr is None or self.min_lr <= self.learning_rate:
+            return ""
+        return f"min_lr ({self.min_lr}) is above learning_rate ({self.learning_rate}); make it smaller or equal"
 
     def changed(self, changes: dict[str, Any]) -> "TrainConfig":
         """The same with some values changed; min_lr keeps its share of the learning rate unless it is changed too."""
         values = asdict(self) | changes
-        if "learning_rate" in changes and "min_lr" not in changes:
-            assert self.min_lr is not None
-            values["min_lr"] = self.min_lr * changes["learning_rate"] / self.learning_rate
-        return TrainConfig(**values)
+        if "learning_rate" not in changes or "min_lr" in changes:
+            return TrainConfig(**values)
+        config = TrainConfig(**values | {"min_lr": 0.0})
+        assert self.min_lr is not None
+        min_lr = self.min_lr * config.learning_rate / self.learning_rate
+        return replace(config, min_lr=min(min_lr, config.learning_rate))  # rounding must not lift one above the other
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,15 @@ class DataConfig:
     val_fraction: float = option(0.1, "share of the text, at its end, kept for validation", 0.001, 0.5)
 
     def __post_init__(self) -> None:
-        check(self)
+        check(self, {("encoding",): self._no_encoding})
+
+    def _no_encoding(self) -> str:
+        try:
+            is_text = codecs.lookup(self.encoding)._is_text_encoding
+        except (LookupError, ValueError):  # ValueError: what cannot even be looked up
+            is_text = False
+        wanted = "a text encoding: utf-8, latin-1, cp1252, utf-16, ..."
+        return "" if is_text else f"encoding is {_shown(self.encoding)}; it must be {wanted}"
 
 
 @dataclass(frozen=True)
@@ -156,19 +179,51 @@ def with_muon(recipe: dict[str, Any], n_embd: int) -> dict[str, Any]:
     return recipe | dict(optimizer="muon", learning_rate=rate, min_lr=0.0, schedule="linear", warmup_iters=0, beta1=0.85)
 
 
-def check(config: Any) -> None:
-    """Raise ValueError naming every field of a config that has the wrong type or is out of range, all at once."""
+def check(config: Any, relations: Mapping[tuple[str, ...], Callable[[], str]]  = {}) -> None:
+    """Raise ValueError naming every field of a config that has the wrong type or is out of range, all at once.
+
+    relations: fields -> what is wrong between them, in words; asked if each of them alone is right.
+    """
     hints = get_type_hints(type(config))
-    faults = []
+    faults = {}
     for f in fields(config):
         value, kinds = getattr(config, f.name), get_args(hints[f.name]) or (hints[f.name],)
         if value is None and type(None) in kinds:
             continue
-        fault = _fault(value, kinds, f.metadata)
-        if fault:
-            faults.append(f"{f.name} is {value!r}; it must be {fault}")
+        if fault := _fault(value, kinds, f.metadata):
+            faults[f.name] = f"{f.name} is {_shown(value)}; it must be {fault}"
+    for names, relation in relations.items():
+        if not faults.keys() & set(names) and (fault := relation()):
+            faults[names[0]] = fault
     if faults:
-        raise ValueError(". ".join(faults))
+        raise ValueError(". ".join(faults.values()))
+
+
+class Faults:
+    """The faults of several configs, told together.
+
+    faults = Faults()
+    with faults: shape = GPTConfig(n_layer=0)
+    with faults: training = TrainConfig(max_iters=0)
+    faults.tell()  # raises one ValueError for both
+    """
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if not isinstance(error, ValueError):
+            return False
+        self.sentences.append(str(error))
+        return True
+
+    def tell(self) -> None:
+        """Raise ValueError with every fault, if there is any."""
+        if self.sentences:
+            raise ValueError(". ".join(self.sentences))
 
 
 def _fault(value: Any, kinds: tuple[type, ...], about: Any) -> str:
@@ -180,9 +235,18 @@ def _fault(value: Any, kinds: tuple[type, ...], about: Any) -> str:
     noun = "a whole number" if int in kinds else "a number"
     wanted = f"{noun} from {low:,} to {'below ' * about['open_high']}{high:,}"
     number = isinstance(value, int if int in kinds else int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high or (about["open_high"] and value == high):
+    if not number or not low <= value <= high or (about["open_high"] and value == high):  # NaN is in no range
         return wanted
     return ""
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence: not longer than a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes out
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _nearest_divisors(n: int, near: int) -> str:

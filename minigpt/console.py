@@ -3,16 +3,16 @@
 Progress and messages go to stderr, text of the model to stdout. On a terminal the progress is a live bar, elsewhere plain
 lines. NO_COLOR is honoured (by rich).
 
-Next: program.py
+Next: signals.py
 """
 
 import os
-import shlex
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -22,18 +22,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn
 from rich.text import Text
 
+from .card import argument
 from .checkpoint import Run
 from .config import TrainConfig
-from .trainer import Metrics, bits_per_char
+from .trainer import Metrics, NonFiniteLoss, bits_per_char
 from .watch import Watch
 
 
 def say(message: str) -> None:
-    """One line to stderr, never coloured, wrapped or marked up. If nobody reads it any more, work goes on in silence."""
-    try:
-        print(message, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the rest of the process
+    """One line to stderr, never coloured, wrapped or marked up."""
+    print(message, file=sys.stderr, flush=True)
 
 
 # ---- the architecture --------------------------------------------------------------------------------------------------
@@ -115,7 +113,8 @@ class Progress:
             rest = "" if self.bar else f"  {speed}  {eta}".rstrip()
             self._line(f"step {step:>6,}/{total:,}  {train}val {metrics.val_loss:.4f} ({bits:.3f} bits/char){rest}{best}")
             if sample.strip():
-                self._line("    " + excerpt(sample, min(100, self.console.width) - 5, sys.stderr), style="dim")
+                width = max(1, min(100, self.console.width) - 5)
+                self._line("    " + excerpt(sample, width, sys.stderr), style="dim")
         for sentence in self.watch.see(metrics):
             self._line(sentence, style="yellow")
 
@@ -158,14 +157,16 @@ class StopSignals:
         self.before: dict[int, Any] = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        # Ctrl-C in a terminal ends the compilers of torch.compile as well; that they failed is no news then.
+        return bool(self.requested and kind and kind.__module__.startswith(("torch._dynamo", "torch._inductor")))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             if sys.stderr.isatty():
-                os.write(2, b"\x1b[?25h\n")  # the live bar has hidden the cursor
+                print("\x1b[?25h", file=sys.stderr)  # the live bar has hidden the cursor
             os._exit(128 + number)
         self.requested = number
         say("\nStopping after this step; once more to quit at once.")
@@ -173,10 +174,20 @@ class StopSignals:
     def leave(self, run: Run) -> NoReturn:
         """Save, say how to go on, and exit with 130 (Ctrl-C) or 143 (SIGTERM)."""
         run.save()
-        texts = " ".join(map(shlex.quote, run.about["text"]["paths"]))
-        command = " ".join(filter(None, (_program(), "train", texts, "--resume --out", shlex.quote(str(run.folder)))))
-        say(f"Stopped at step {run.state.step:,} and saved. Go on with:\n  {command}")
+        say(f"Stopped at step {run.state.step:,} and saved. Go on with:\n  {_resume_command(run)}")
         raise SystemExit(128 + self.requested)
+
+
+@contextmanager
+def rescue(run: Run) -> Iterator[None]:
+    """Where a training ends because its numbers are no numbers any more, say how to go on from what was saved."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        if not any((run.folder / "checkpoints").glob("step-*")):
+            raise
+        command = _resume_command(run, f"--learning-rate {run.config.learning_rate / 3:.1g}")
+        raise NonFiniteLoss(f"{error}. Go on from there, more slowly, with:\n  {command}") from None
 
 
 def farewell(run: Run) -> None:
@@ -184,7 +195,7 @@ def farewell(run: Run) -> None:
     state, text = run.state, run.about["text"]
     if state.step < state.ends_at(run.config):
         say(f"Stopped early: no better validation loss in {state.evaluations_since_best} evaluations.")
-    bits, folder = bits_per_char(state.best_val_loss, text["tokens_per_char"]), shlex.quote(str(run.folder))
+    bits, folder = bits_per_char(state.best_val_loss, text["tokens_per_char"]), argument(str(run.folder))
     say(
         f"\nThe best model, of step {state.best_step:,}: val {state.best_val_loss:.4f} ({bits:.3f} bits/char). "
         f"It is in {run.folder}"
@@ -192,6 +203,11 @@ def farewell(run: Run) -> None:
     say("Try next:")
     for command in (f"generate {folder} --temperature 0.8", f"eval {folder}", f"info {folder}"):
         say(f"  {_program()} {command}")
+
+
+def _resume_command(run: Run, *flags: str) -> str:
+    texts = map(argument, run.about["text"]["paths"])
+    return " ".join((_program(), "train", *texts, "--resume --out", argument(str(run.folder)), *flags))
 
 
 def _program() -> str:

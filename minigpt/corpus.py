@@ -14,6 +14,7 @@ import io
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import unicodedata
@@ -48,6 +49,7 @@ class Corpus:
     config: DataConfig
     characters: int
     sha256: str  # of the text as UTF-8, newlines normalised
+    alphabet: str = ""  # its different characters
 
     @property
     def n_train(self) -> int:
@@ -115,13 +117,14 @@ def load_corpus(
     try:
         text.find(paths)
         alphabet, characters, digest, n_bytes = _scan(text)
+        alphabet = text.alphabet or alphabet
         if tokenizer is None:
-            tokenizer = make_tokenizer(config.tokenizer, text.alphabet or alphabet)
-        ids = _encode(text, tokenizer, n_bytes, digest, unknown)
+            tokenizer = make_tokenizer(config.tokenizer, alphabet)
+        ids = _encode(text, tokenizer, n_bytes, digest, alphabet, unknown)
     finally:
         text.close()
     where = tuple(map(str, paths))
-    return Corpus(text.name, tuple(text.notes), where, tokenizer, ids, config, characters, digest)
+    return Corpus(text.name, tuple(text.notes), where, tokenizer, ids, config, characters, digest, alphabet)
 
 
 def cache_folder() -> Path:
@@ -136,12 +139,6 @@ class _Text:
     """Pieces of text that can be read again and again: `for chunk in text.chunks()`."""
 
     def __init__(self, encoding: str) -> None:
-        try:
-            is_text = codecs.lookup(encoding)._is_text_encoding
-        except LookupError:
-            is_text = False
-        if not is_text:
-            raise ValueError(f"there is no text encoding called {encoding!r}; try utf-8, latin-1, cp1252 or utf-16")
         self.encoding = encoding
         self.name, self.alphabet, self.string = "", "", ""
         self.notes: list[str] = []
@@ -173,7 +170,7 @@ class _Text:
             return
         own = "To use your own: put it beside you as input.txt, or name it: minigpt train my.txt"
         cached = cache_folder() / "tinyshakespeare.txt"
-        problem = "" if _is_shakespeare(cached) else download_shakespeare(cached)
+        problem = "" if is_shakespeare(cached) else download_shakespeare(cached)
         if not problem:
             self.name = "tiny Shakespeare"
             self._note(f"Text: tiny Shakespeare, from {cached}. {own}.")
@@ -237,8 +234,9 @@ class _Text:
                 waiting = len(decoder.getstate()[0])
                 try:
                     text = decoder.decode(block, final=not block)
-                except UnicodeDecodeError as error:
-                    raise ValueError(self._not_text(path, offset - waiting + error.start, block[:4])) from None
+                except UnicodeError as error:  # of some encodings it does not say where
+                    where = offset - waiting + getattr(error, "start", 0)
+                    raise ValueError(self._not_text(path, where, block[:4])) from None
                 if offset == 0 and text.startswith("\ufeff"):
                     text = text[1:]
                     self._note(f"{self._who(path)}: removed the byte order mark.")
@@ -271,14 +269,24 @@ class _Text:
 
 
 def _open(path: Path) -> io.BufferedReader:
+    """Open a regular file; what has become something else meanwhile, such as a pipe, is not waited for."""
     try:
-        return path.open("rb")
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except PermissionError:
         raise PermissionError(f"no permission to read {path}") from None
+    file = open(descriptor, "rb")  # noqa: SIM115  the caller closes it
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise ValueError(f"{path} is not a regular file any more")
+    return file
 
 
-def _is_shakespeare(path: Path) -> bool:
-    return path.is_file() and sha256(path.read_bytes()) == SHAKESPEARE_SHA256
+def is_shakespeare(path: Path) -> bool:
+    """True if the file is tiny Shakespeare, to the last byte. What may not be read is not."""
+    try:
+        return path.is_file() and sha256(path.read_bytes()) == SHAKESPEARE_SHA256
+    except PermissionError:
+        return False
 
 
 def download_shakespeare(path: Path) -> str:
@@ -324,7 +332,7 @@ def _scan(text: _Text) -> tuple[str, int, str, int]:
     seen = np.zeros(sys.maxunicode + 1, bool)
     characters, n_bytes, digest = 0, 0, hashlib.sha256()
     for chunk in text.chunks():
-        data = chunk.encode("utf-8")
+        data = _utf8(chunk, text)
         digest.update(data)
         n_bytes += len(data)
         characters += len(chunk)
@@ -335,10 +343,19 @@ def _scan(text: _Text) -> tuple[str, int, str, int]:
     return "".join(map(chr, np.flatnonzero(seen))), characters, digest.hexdigest(), n_bytes
 
 
-def _encode(text: _Text, tokenizer: Tokenizer, n_bytes: int, digest: str, unknown: str) -> np.ndarray:
+def _utf8(chunk: str, text: _Text) -> bytes:
+    """A piece of the text as UTF-8. Raises ValueError for half of a surrogate pair, which some encodings can spell."""
+    try:
+        return chunk.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(chunk[error.start]):04X}, which is half of a character"
+        raise ValueError(f"{text.name} holds {half}; {text.encoding} is not its encoding") from None
+
+
+def _encode(text: _Text, tokenizer: Tokenizer, n_bytes: int, digest: str, alphabet: str, unknown: str) -> np.ndarray:
     """Read the text again, as ids (at most one a byte): in memory, or if they are many in a file of the cache."""
     dtype = tokenizer.encode("").dtype
-    parts = _encoded_chunks(text, tokenizer, unknown)
+    parts = _encoded_chunks(text, tokenizer, digest, alphabet, unknown)
     if n_bytes * dtype.itemsize <= IN_MEMORY:
         return np.concatenate([np.empty(0, dtype), *parts])
     key = sha256(f"{digest} {unknown} {tokenizer.to_hf()['model']['vocab']}".encode())
@@ -359,11 +376,18 @@ def _encode(text: _Text, tokenizer: Tokenizer, n_bytes: int, digest: str, unknow
     return np.memmap(path, dtype, mode="r")
 
 
-def _encoded_chunks(text: _Text, tokenizer: Tokenizer, unknown: str) -> Iterator[np.ndarray]:
-    position = 0
+def _encoded_chunks(text: _Text, tokenizer: Tokenizer, digest: str, alphabet: str, unknown: str) -> Iterator[np.ndarray]:
+    """The ids of each piece. Raises ValueError if this is not the text that was read before."""
+    changed = ValueError(f"{text.name} changed while it was read; start again when nobody writes to it any more")
+    position, again = 0, hashlib.sha256()
     for chunk in text.chunks():
+        again.update(_utf8(chunk, text))
         try:
             yield tokenizer.encode(chunk, unknown)
         except UnknownCharacter as error:
+            if error.char not in alphabet:
+                raise changed from None
             raise UnknownCharacter(error.char, position + error.position, error.vocab_size) from None
         position += len(chunk)
+    if again.hexdigest() != digest:
+        raise changed

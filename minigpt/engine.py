@@ -5,9 +5,13 @@
 
 Whatever reads tokens and answers with scores can write: a model of torch (torch_engine.py) or of NumPy (numpy_engine.py).
 
-A model looks back on at most block_size tokens. When these are full, the window slides by half of them: the newest half
-is read again from position 0 and writing goes on. So every token costs the same on average, however long the text, and
-sees between block_size / 2 and block_size tokens. With or without the cache, the window is the same function of length.
+A model looks back on at most block_size tokens. What happens when these are full depends on its positions:
+
+    by rotation (modern)    it reads on: a new token takes the place of the oldest in a ring, and nothing is read again
+    by a table (gpt)        the window slides by half of it: the newest half is read again from position 0, and so each
+                            token sees between block_size / 2 and block_size tokens
+
+Either way every token costs the same on average and memory stays as it is, however long the text (docs/results.md).
 
 Next: optim.py
 """
@@ -26,6 +30,7 @@ class Reader(Protocol):
     """What an engine is: it reads on, and remembers what it has read."""
 
     block_size: int
+    reads_on: bool  # beyond block_size, one by one
 
     def read(self, tokens: Sequence[int]) -> np.ndarray:
         """Read tokens after those before -> float32 scores (V,) of what comes next."""
@@ -71,7 +76,7 @@ def steps(model: Any, prompt: Sequence[int], config: SampleConfig, sample: int =
     """generate(), with the scores of each token."""
     text = Writer(reader_of(model), prompt, config, sample)
     for _ in range(config.max_new_tokens):
-        yield text.draw(text.reader.read(text.unread()))
+        yield text.draw(text.reader.read(text.unread))
 
 
 def generate_many(
@@ -85,7 +90,7 @@ def generate_many(
     readers = [text.reader for text in texts]
     read_all = getattr(model, "read_all", lambda readers, new: [r.read(ids) for r, ids in zip(readers, new, strict=True)])
     for _ in range(config.max_new_tokens):
-        scores = read_all(readers, [text.unread() for text in texts])
+        scores = read_all(readers, [text.unread for text in texts])
         yield [text.draw(own).token for text, own in zip(texts, scores, strict=True)]
 
 
@@ -94,25 +99,25 @@ class Writer:
 
     def __init__(self, reader: Reader, prompt: Sequence[int], config: SampleConfig, sample: int) -> None:
         self.reader, self.config = reader, config
-        self.tokens = [int(i) for i in prompt][-reader.block_size :]
-        if not self.tokens:
-            raise ValueError("a prompt needs at least one token to start from")
         self.seen = {int(i) for i in prompt}
-        self.rng, self.start = random_generator(config.seed, sample), -1
-
-    def unread(self) -> list[int]:
-        """The tokens that are new to the reader; after a slide of the window, all that it still sees."""
-        before, self.start = self.start, window_start(len(self.tokens), self.reader.block_size)
-        if self.start == before:
-            return self.tokens[-1:]
-        self.reader.forget()
-        return self.tokens[self.start :]
+        self.window = [int(i) for i in prompt][-reader.block_size :]  # what it sees
+        self.unread = list(self.window)  # what of it is new to the reader
+        if not self.window:
+            raise ValueError("a prompt needs at least one token to start from")
+        self.rng = random_generator(config.seed, sample)
+        reader.forget()
 
     def draw(self, scores: np.ndarray) -> Step:
         """Go on by one token."""
         token = draw(probabilities(scores, self.config, self.seen), self.rng)
-        self.tokens.append(token)
         self.seen.add(token)
+        self.unread = [token]
+        if not self.reader.reads_on:
+            self.window.append(token)
+            if start := window_start(len(self.window), self.reader.block_size):
+                self.window = self.window[start:]
+                self.unread = list(self.window)
+                self.reader.forget()
         return Step(token, scores)
 
 

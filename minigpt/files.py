@@ -18,6 +18,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 LARGEST_JSON = 1 << 26  # bytes; an alphabet of every character that there is takes a third of it
+ESCAPED = "backslashreplace"  # what no UTF-8 can be, such as a byte of a strange file name, is escaped as JSON does it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -29,7 +30,7 @@ def write_file(path: Path, data: bytes | str) -> None:
 
     Raises OSError naming the bytes that are needed and free, if the disk is full; the old file is still there then.
     """
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # a character takes up to 4 of 255 bytes
     try:
         _write_and_sync(temporary, data.encode("utf-8", "replace") if isinstance(data, str) else data)
         os.replace(temporary, path)
@@ -67,7 +68,7 @@ def write_into(folder: Path, files: dict[str, bytes]) -> None:
     While this lasts, the manifest knows what each file was before too: wherever it is interrupted, every file is one of
     the two, and none of them is taken for damaged.
     """
-    listed = _listed(folder)["files"] if (folder / MANIFEST).exists() else {}
+    listed = _there(folder) if (folder / MANIFEST).exists() else {}
     coming = _entries(files)
     after = {"format": 1, "files": listed | coming}
     write_file(folder / MANIFEST, to_json(after | {"before": {name: listed.get(name) for name in coming}}))
@@ -78,7 +79,7 @@ def write_into(folder: Path, files: dict[str, bytes]) -> None:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one JSON object as a line to a .jsonl file."""
-    _write(path, (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace"), os.O_APPEND, sync=False)
+    _write(path, (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", ESCAPED), os.O_APPEND, sync=False)
 
 
 def sync_file(path: Path) -> None:
@@ -137,7 +138,8 @@ def damage(folder: Path, names: Iterable[str] | None = None) -> str:
                 continue
             if len(data) != expected["size"]:
                 return f"{name} has {len(data):,} bytes instead of {expected['size']:,}"
-            return f"{name} is not what was written (its SHA-256 differs)"
+            digests = f"{found['sha256'][:12]} instead of {printable(expected['sha256'][:12])}"
+            return f"{name} is not what was written (its SHA-256 is {digests})"
     except (OSError, ValueError) as error:
         return f"its manifest or a file cannot be read ({error})"
     return ""
@@ -175,7 +177,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def to_json(value: Any) -> bytes:
     """Readable JSON, the same bytes for the same value."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", ESCAPED)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -279,6 +281,18 @@ def _listed(folder: Path) -> dict[str, Any]:
         if Path(name).name != name or not (new or kinds == {"size": int, "sha256": str}):
             raise ValueError(f"{path} is damaged where it lists {printable(name)[:100]}")
     return manifest
+
+
+def _there(folder: Path) -> dict[str, Any]:
+    """The files of a manifest by name; of one whose replacement was interrupted, the version that is there."""
+    manifest = _listed(folder)
+    there: dict[str, Any] = manifest["files"]
+    for name, before in manifest["before"].items():
+        if not os.path.lexists(folder / name):
+            del there[name]
+        elif before == _entry(read_bytes(folder / name)):
+            there[name] = before
+    return there
 
 
 def _write_and_sync(path: Path, data: bytes) -> None:

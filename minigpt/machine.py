@@ -32,6 +32,9 @@ GPU_PEAKS = {
     "RTX 3090": 71e12,
 }
 
+# Environment variables by which the libraries under torch choose how they compute.
+LIBRARY_SETTINGS = ("MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
+
 
 def peak_flops(device: torch.device) -> float | None:
     """Additions and multiplications a second of large matrix products here; None where it is not known.
@@ -56,7 +59,7 @@ def _measured_peak(threads: int) -> float:
         for _ in range(5):
             started = time.perf_counter()
             layer(x)
-            best = max(best, 2 * n**3 / (time.perf_counter() - started))
+            best = max(best, 2 * n**3 / max(time.perf_counter() - started, 1e-9))
     return best
 
 
@@ -83,7 +86,8 @@ def fingerprint(device: torch.device) -> dict[str, str]:
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     about["processor"] = names[0] if names else platform.processor()
-    return about | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    about |= {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    return about | {name: os.environ.get(name, "unset") for name in LIBRARY_SETTINGS}
 
 
 def available_memory(device: torch.device) -> int | None:

@@ -42,6 +42,7 @@ class GPT(LanguageModel):
     """GPT-2. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3."""
 
     model_type = "gpt2"
+    reads_on = False  # beyond block_size there is no position to give
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -60,11 +61,12 @@ class GPT(LanguageModel):
     ) -> tuple[Tensor, Tensor | None]:
         """idx (B, T), targets (B, T) -> logits (B, T, V), loss in nats/token or None.
 
-        With a cache (see make_cache), idx holds only the tokens that come after those it has read.
+        With a cache (see make_cache), idx holds only the tokens that come after those it has read; if the model reads on
+        beyond block_size, one by one there.
         """
         read = cache[0].length if cache else 0
         T = idx.shape[1]
-        if read + T > self.block_size:
+        if read + T > self.block_size and not (self.reads_on and cache and T == 1):
             raise ValueError(
                 f"{read + T} tokens do not fit in a context of block_size {self.block_size}; give the last ones"
             )

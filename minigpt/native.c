@@ -1,15 +1,41 @@
 /* How a GPT runs, told a third time: in C, for speed. What each line means stands in numpy_engine.py.
 
    One call takes n tokens through the model: those of a prompt, one after the other, or the next one of n texts. Each has a
-   place of its own (`positions`) and a memory (`keys`, `values`). Every weight is read once for all n of them.
+   place of its own (`positions`) and a memory (`keys`, `values`). Every weight is read once for several of them.
+
+   Everything large lies in panels: the weights of SIDE rows side by side, column by column. So a product needs one
+   multiplication of vectors for each column, and no sum across a vector. Keys lie so too, with a row for each place that is
+   looked at, and values, with a row for each channel: to look is to multiply twice.
    Compiled by native_engine.py, if there is a compiler; nothing else needs it. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_thread_num() 0
+#endif
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define SIDE (2 * LANES)        /* rows in a panel */
+#define TOGETHER (LANES / 2)    /* tokens that a weight is used for while it is at hand, as there are registers */
+#define PANELS(rows) (((rows) + SIDE - 1) / SIDE)
+
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 typedef struct {           /* y = W x + bias; W (rows, cols) */
-    const float *f;        /* float32, or none: then */
+    const float *f;        /* its panels, float32, or none: then */
     const int8_t *q;       /* int8, */
     const float *scale;    /* times a scale for each row */
     const float *bias;     /* or none */
@@ -18,42 +44,132 @@ typedef struct {           /* y = W x + bias; W (rows, cols) */
 
 typedef struct {
     const float *norm_1, *norm_1_bias, *norm_2, *norm_2_bias, *q_norm, *k_norm;
-    Matrix qkv, proj, up, down;
+    Matrix qkv, proj, gate, up, down;
 } Layer;
 
 typedef struct {
     int n_layer, n_head, n_embd, block_size, modern;
     float eps;
-    const float *tok_emb, *pos_emb, *norm, *norm_bias, *cos, *sin;
+    const float *tok_emb, *pos_emb, *norm, *norm_bias;
+    const double *frequencies; /* of the turns */
     Matrix head;
     const Layer *layers;
 } Model;
 
-static inline float dot(const float *restrict a, const float *restrict b, int n) {
-    float sum = 0;
-    for (int i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
+typedef enum { SET, ADD, GELU, SILU, TIMES } Then; /* what becomes of a product */
+
+/* ---- panels --------------------------------------------------------------------------------------------------------- */
+
+/* Numbers in the panels of a matrix. */
+long panel_size(int rows, int cols) { return (long)PANELS(rows) * SIDE * cols; }
+
+/* Lay W (rows, cols) out in panels; a step down or right in it is `down` or `right` numbers. Rows that fill up are 0. */
+void pack(const float *w, long down, long right, int rows, int cols, float *out, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int p = 0; p < PANELS(rows); p++)
+        for (int c = 0; c < cols; c++)
+            for (int r = p * SIDE; r < (p + 1) * SIDE; r++)
+                out[((long)p * cols + c) * SIDE + r % SIDE] = r < rows ? w[r * down + c * right] : 0;
 }
 
-static inline float dot_int8(const int8_t *restrict a, const float *restrict b, int n) {
-    float sum = 0;
-    for (int i = 0; i < n; i++) sum += (float)a[i] * b[i];
-    return sum;
+/* The same, rounded to int8: W is about q * scale, and the largest of a row is 127. */
+void pack_int8(const float *w, long down, long right, int rows, int cols, int8_t *out, float *scale, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int p = 0; p < PANELS(rows); p++) {
+        float most[SIDE], turned[SIDE];
+        for (int k = 0; k < SIDE; k++) most[k] = 1e-30f;
+        int count = rows - p * SIDE < SIDE ? rows - p * SIDE : SIDE;
+        const float *from = w + (long)p * SIDE * down;
+        for (int c = 0; c < cols; c++)
+            for (int k = 0; k < count; k++) most[k] = fmaxf(most[k], fabsf(from[k * down + c * right]));
+        for (int k = 0; k < count; k++) scale[p * SIDE + k] = most[k] / 127;
+        for (int k = 0; k < SIDE; k++) turned[k] = 127 / most[k];
+        for (int c = 0; c < cols; c++)
+            for (int k = 0; k < SIDE; k++)
+                out[((long)p * cols + c) * SIDE + k] = k < count ? (int8_t)rintf(from[k * down + c * right] * turned[k]) : 0;
+    }
 }
 
-/* out (n, rows) = x (n, cols) Wᵀ + bias; or added to what is there. */
-static void multiply(const Matrix *m, const float *x, float *out, int n, int add) {
-#pragma omp for schedule(static)
-    for (int r = 0; r < m->rows; r++)
-        for (int i = 0; i < n; i++) {
-            const float *in = x + (long)i * m->cols;
-            long row = (long)r * m->cols;
-            float y = m->f ? dot(m->f + row, in, m->cols) : m->scale[r] * dot_int8(m->q + row, in, m->cols);
-            if (m->bias) y += m->bias[r];
-            float *to = out + (long)i * m->rows + r;
-            *to = add ? *to + y : y;
+/* LANES weights: float32, or none there, int8. */
+static inline Floats weights(const float *f, const int8_t *q, long at) {
+    if (f) return *(const Floats *)(f + at);
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(q + at))));
+#elif defined(__AVX2__)
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(q + at))));
+#else
+    return (Floats){q[at], q[at + 1], q[at + 2], q[at + 3]};
+#endif
+}
+
+/* A panel times one token: x (cols,) -> out (SIDE,). Four sums at once, so that none waits for the one before. */
+static inline void times_one(const float *f, const int8_t *q, const float *x, int cols, float *out) {
+    Floats a = {0}, b = {0}, a2 = {0}, b2 = {0};
+    int c = 0;
+    for (; c + 1 < cols; c += 2) {
+        a += weights(f, q, (long)c * SIDE) * x[c];
+        b += weights(f, q, (long)c * SIDE + LANES) * x[c];
+        a2 += weights(f, q, (long)c * SIDE + SIDE) * x[c + 1];
+        b2 += weights(f, q, (long)c * SIDE + SIDE + LANES) * x[c + 1];
+    }
+    if (c < cols) {
+        a += weights(f, q, (long)c * SIDE) * x[c];
+        b += weights(f, q, (long)c * SIDE + LANES) * x[c];
+    }
+    *(Floats *)out = a + a2;
+    *(Floats *)(out + LANES) = b + b2;
+}
+
+/* A panel times several tokens: x (TOGETHER, cols) -> out (TOGETHER, SIDE). */
+static inline void times_several(const float *f, const int8_t *q, const float *x, int cols, float *out) {
+    Floats a[TOGETHER] = {0}, b[TOGETHER] = {0};
+    for (int c = 0; c < cols; c++) {
+        Floats left = weights(f, q, (long)c * SIDE), right = weights(f, q, (long)c * SIDE + LANES);
+        for (int i = 0; i < TOGETHER; i++) {
+            a[i] += left * x[(long)i * cols + c];
+            b[i] += right * x[(long)i * cols + c];
         }
+    }
+    for (int i = 0; i < TOGETHER; i++) {
+        *(Floats *)(out + i * SIDE) = a[i];
+        *(Floats *)(out + i * SIDE + LANES) = b[i];
+    }
 }
+
+/* Scale and bias, then what is to become of the SIDE products from row r on: into `to`. */
+static void finish(const Matrix *m, int r, float *y, float *to, Then then) {
+    int count = m->rows - r < SIDE ? m->rows - r : SIDE;
+    if (m->scale)
+        for (int k = 0; k < count; k++) y[k] *= m->scale[r + k];
+    if (m->bias)
+        for (int k = 0; k < count; k++) y[k] += m->bias[r + k];
+    if (then == GELU) /* in its tanh form: u (1 + tanh(z)) / 2 = u / (1 + exp(-2z)) */
+        for (int k = 0; k < SIDE; k++) y[k] /= 1 + expf(-1.5957691f * (y[k] + 0.044715f * y[k] * y[k] * y[k]));
+    if (then == SILU)
+        for (int k = 0; k < SIDE; k++) y[k] /= 1 + expf(-y[k]);
+    for (int k = 0; k < count; k++) to[k] = then == ADD ? to[k] + y[k] : then == TIMES ? to[k] * y[k] : y[k];
+}
+
+/* x (n, cols) Wᵀ + bias, into out (n, rows). */
+static void multiply(const Matrix *m, const float *x, float *out, int n, Then then) {
+    int cols = m->cols, rows = m->rows;
+#pragma omp for schedule(static)
+    for (int p = 0; p < PANELS(rows); p++) {
+        const float *f = m->f ? m->f + (long)p * SIDE * cols : 0;
+        const int8_t *q = m->q + (long)p * SIDE * cols;
+        float y[TOGETHER * SIDE];
+        for (int i = 0, several; i < n; i += several) {
+            several = n - i < TOGETHER ? 1 : TOGETHER;
+            if (several > 1 && f) times_several(f, 0, x + (long)i * cols, cols, y);
+            else if (several > 1) times_several(0, q, x + (long)i * cols, cols, y);
+            else if (f) times_one(f, 0, x + (long)i * cols, cols, y);
+            else times_one(0, q, x + (long)i * cols, cols, y);
+            for (int j = 0; j < several; j++) finish(m, p * SIDE, y + j * SIDE, out + (long)(i + j) * rows + p * SIDE, then);
+        }
+    }
+}
+
+/* ---- the parts of a model ------------------------------------------------------------------------------------------- */
 
 /* RMS norm, or layer norm where there is a bias. */
 static void norm_one(const float *x, const float *weight, const float *bias, float eps, float *out, int size) {
@@ -68,14 +184,13 @@ static void norm_one(const float *x, const float *weight, const float *bias, flo
 }
 
 static void norm(const float *x, const float *weight, const float *bias, float eps, float *out, int n, int size) {
-#pragma omp for schedule(static)
     for (int i = 0; i < n; i++) norm_one(x + (long)i * size, weight, bias, eps, out + (long)i * size, size);
 }
 
-/* Normalise a head of a query or a key and turn it by its position: pairs of channels (c, c + half). */
-static void turn(const Model *m, float *x, const float *weight, int position) {
+/* Normalise a head of a query or a key and turn it by the angles of its position: pairs of channels (c, c + half). */
+static void turn(const Model *m, float *x, const float *weight, const float *cosine) {
     int half = m->n_embd / m->n_head / 2;
-    const float *cosine = m->cos + (long)position * half, *sine = m->sin + (long)position * half;
+    const float *sine = cosine + half;
     norm_one(x, weight, 0, m->eps, x, 2 * half);
     for (int c = 0; c < half; c++) {
         float left = x[c], right = x[c + half];
@@ -84,92 +199,97 @@ static void turn(const Model *m, float *x, const float *weight, int position) {
     }
 }
 
-/* A head of a token looks at all that its memory holds up to its own place. */
-static void look(const float *q, const float *keys, const float *values, float *scores, float *out, int places, int hs) {
-    float most = -INFINITY, sum = 0, scale = 1 / sqrtf(hs);
-    for (int s = 0; s < places; s++) {
-        scores[s] = dot(q, keys + (long)s * hs, hs) * scale;
-        if (scores[s] > most) most = scores[s];
-    }
-    for (int s = 0; s < places; s++) sum += scores[s] = expf(scores[s] - most);
-    memset(out, 0, hs * sizeof(float));
-    for (int s = 0; s < places; s++) {
-        float weight = scores[s] / sum;
-        for (int c = 0; c < hs; c++) out[c] += weight * values[(long)s * hs + c];
+/* The cosines and sines (2, half) of a position; the angles are double, see modern.py. */
+static void angles(const Model *m, int position, float *turns) {
+    int half = m->n_embd / m->n_head / 2;
+    for (int c = 0; c < half; c++) {
+        turns[c] = cos(position * m->frequencies[c]);
+        turns[half + c] = sin(position * m->frequencies[c]);
     }
 }
 
-static void attend(const Model *m, int layer, float *qkv, const int *positions, float **keys, float **values, float *scores,
-                   float *out, int n) {
-    int nh = m->n_head, C = m->n_embd, hs = C / nh;
+/* Numbers in the keys of one head, and in its values. */
+static long keys_size(const Model *m) { return panel_size(m->block_size, m->n_embd / m->n_head); }
+static long values_size(const Model *m) { return panel_size(m->n_embd / m->n_head, m->block_size); }
+long all_keys(const Model *m) { return m->n_layer * m->n_head * keys_size(m); }
+long all_values(const Model *m) { return m->n_layer * m->n_head * values_size(m); }
+
+/* Remember a key and a value (hs,): a row of the keys, a column of the values. */
+static void remember(const float *k, const float *v, float *keys, float *values, int place, int hs, int block_size) {
+    for (int c = 0; c < hs; c++) keys[((long)(place / SIDE) * hs + c) * SIDE + place % SIDE] = k[c];
+    for (int c = 0; c < hs; c++) values[((long)(c / SIDE) * block_size + place) * SIDE + c % SIDE] = v[c];
+}
+
+/* A head of a token looks at the first places of its memory: q (hs,) -> out (hs,). */
+static void look(const float *q, const float *keys, const float *values, float *scores, float *out, int places, int hs,
+                 int block_size) {
+    float most = -INFINITY, sum = 0, scale = 1 / sqrtf(hs), mixed[SIDE];
+    for (int p = 0; p < PANELS(places); p++) times_one(keys + (long)p * SIDE * hs, 0, q, hs, scores + p * SIDE);
+    for (int s = 0; s < places; s++) most = fmaxf(most, scores[s]);
+    for (int s = 0; s < places; s++) sum += scores[s] = expf((scores[s] - most) * scale);
+    for (int p = 0; p < PANELS(hs); p++) {
+        times_one(values + (long)p * SIDE * block_size, 0, scores, places, mixed);
+        for (int c = p * SIDE; c < hs && c < (p + 1) * SIDE; c++) out[c] = mixed[c % SIDE] / sum;
+    }
+}
+
+/* Each head has a thread to itself; of one text it takes the tokens in order, so that each finds those before. */
+static void attend(const Model *m, int layer, float *qkv, const int *positions, const float *turns, float **keys,
+                   float **values, float *scores, float *out, int n) {
+    int C = m->n_embd, hs = C / m->n_head, all = m->block_size;
     const Layer *l = m->layers + layer;
 #pragma omp for schedule(static)
-    for (int j = 0; j < n * nh; j++) {
-        int i = j / nh, h = j % nh;
-        float *q = qkv + (long)i * 3 * C + h * hs, *k = q + C, *v = k + C;
-        if (m->modern) {
-            turn(m, q, l->q_norm, positions[i]);
-            turn(m, k, l->k_norm, positions[i]);
-        }
-        long place = (((long)layer * nh + h) * m->block_size + positions[i]) * hs;
-        memcpy(keys[i] + place, k, hs * sizeof(float));
-        memcpy(values[i] + place, v, hs * sizeof(float));
-    }
-#pragma omp for schedule(static)
-    for (int j = 0; j < n * nh; j++) {
-        int i = j / nh, h = j % nh;
-        long begin = ((long)layer * nh + h) * m->block_size * hs;
-        look(qkv + (long)i * 3 * C + h * hs, keys[i] + begin, values[i] + begin, scores + (long)j * m->block_size,
-             out + (long)i * C + h * hs, positions[i] + 1, hs);
-    }
-}
-
-/* GELU in its tanh form; or silu of the first half times the second. x (n, width) or (n, 2 width) -> out (n, width). */
-static void activate(const float *x, float *out, int n, int width, int modern) {
-#pragma omp for schedule(static)
-    for (int i = 0; i < n; i++)
-        for (int c = 0; c < width; c++) {
-            if (modern) {
-                float gate = x[(long)i * 2 * width + c];
-                out[(long)i * width + c] = gate / (1 + expf(-gate)) * x[(long)i * 2 * width + width + c];
-            } else {
-                float up = x[(long)i * width + c];
-                out[(long)i * width + c] = 0.5f * up * (1 + tanhf(0.79788456f * (up + 0.044715f * up * up * up)));
+    for (int h = 0; h < m->n_head; h++)
+        for (int i = 0; i < n; i++) {
+            float *q = qkv + (long)i * 3 * C + h * hs, *k = q + C, *v = k + C;
+            long head = (long)layer * m->n_head + h;
+            float *own_keys = keys[i] + head * keys_size(m), *own_values = values[i] + head * values_size(m);
+            if (m->modern) {
+                turn(m, q, l->q_norm, turns + (long)i * hs);
+                turn(m, k, l->k_norm, turns + (long)i * hs);
             }
+            remember(k, v, own_keys, own_values, positions[i] % all, hs, all); /* a ring */
+            look(q, own_keys, own_values, scores + (long)h * PANELS(all) * SIDE, out + (long)i * C + h * hs,
+                 positions[i] < all ? positions[i] + 1 : all, hs, all);
         }
 }
 
 /* Floats of room that `forward` needs for n tokens. */
-long room(const Model *m, int n) {
-    const Layer *l = m->layers;
-    return (long)n * (6L * m->n_embd + l->up.rows + l->down.cols + (long)m->n_head * m->block_size);
+long room(const Model *m, int n, int threads) {
+    int hs = m->n_embd / m->n_head;
+    long seen = (long)m->n_head * PANELS(m->block_size) * SIDE;
+    return n * ((5L + threads) * m->n_embd + m->layers->down.cols + hs) + seen;
 }
 
 /* Take n tokens through the model; the scores (V,) of the last `wanted` of them. */
 void forward(const Model *m, int n, const int *tokens, const int *positions, float **keys, float **values, int wanted,
              float *scores, float *space, int threads) {
-    int C = m->n_embd, width = m->layers->down.cols;
-    float *x = space, *h = x + (long)n * C, *qkv = h + (long)n * C, *out = qkv + 3L * n * C;
-    float *up = out + (long)n * C, *act = up + (long)n * m->layers->up.rows, *seen = act + (long)n * width;
+    int C = m->n_embd, hs = C / m->n_head;
+    float *x = space, *qkv = x + (long)n * C, *out = qkv + 3L * n * C, *act = out + (long)n * C;
+    float *turns = act + (long)n * m->layers->down.cols, *seen = turns + (long)n * hs;
+    float *own = seen + (long)m->n_head * PANELS(m->block_size) * SIDE;
 #pragma omp parallel num_threads(threads)
     {
+        float *h = own + (long)omp_get_thread_num() * n * C; /* normalised by each thread for itself: shorter than to wait */
 #pragma omp for schedule(static)
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n; i++) {
             for (int c = 0; c < C; c++)
                 x[(long)i * C + c] = m->tok_emb[(long)tokens[i] * C + c] +
                                      (m->modern ? 0 : m->pos_emb[(long)positions[i] * C + c]);
+            if (m->modern) angles(m, positions[i], turns + (long)i * hs);
+        }
         for (int layer = 0; layer < m->n_layer; layer++) {
             const Layer *l = m->layers + layer;
             norm(x, l->norm_1, l->norm_1_bias, m->eps, h, n, C);
-            multiply(&l->qkv, h, qkv, n, 0);
-            attend(m, layer, qkv, positions, keys, values, seen, out, n);
-            multiply(&l->proj, out, x, n, 1);
+            multiply(&l->qkv, h, qkv, n, SET);
+            attend(m, layer, qkv, positions, turns, keys, values, seen, out, n);
+            multiply(&l->proj, out, x, n, ADD);
             norm(x, l->norm_2, l->norm_2_bias, m->eps, h, n, C);
-            multiply(&l->up, h, up, n, 0);
-            activate(up, act, n, width, m->modern);
-            multiply(&l->down, act, x, n, 1);
+            if (m->modern) multiply(&l->gate, h, act, n, SILU);
+            multiply(&l->up, h, act, n, m->modern ? TIMES : GELU);
+            multiply(&l->down, act, x, n, ADD);
         }
         norm(x + (long)(n - wanted) * C, m->norm, m->norm_bias, m->eps, h, wanted, C);
-        multiply(&m->head, h, scores, wanted, 0);
+        multiply(&m->head, h, scores, wanted, SET);
     }
 }

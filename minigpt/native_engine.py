@@ -30,7 +30,7 @@ from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=gnu11", "-shared", "-fPIC")
-SMALL = 2_000_000  # weights: below, a second thread waits longer than it helps
+SMALL = 6_000_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
 class NoCompiler(RuntimeError):
@@ -44,7 +44,7 @@ class _Matrix(Structure):
 class _Layer(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("norm_1", "norm_1_bias", "norm_2", "norm_2_bias", "q_norm", "k_norm")),
-        *((name, _Matrix) for name in ("qkv", "proj", "up", "down")),
+        *((name, _Matrix) for name in ("qkv", "proj", "gate", "up", "down")),
     )
 
 
@@ -52,7 +52,7 @@ class _Model(Structure):
     _fields_ = (
         *((name, c_int) for name in ("n_layer", "n_head", "n_embd", "block_size", "modern")),
         ("eps", c_float),
-        *((name, c_void_p) for name in ("tok_emb", "pos_emb", "norm", "norm_bias", "cos", "sin")),
+        *((name, c_void_p) for name in ("tok_emb", "pos_emb", "norm", "norm_bias", "frequencies")),
         ("head", _Matrix),
         ("layers", POINTER(_Layer)),
     )
@@ -69,7 +69,8 @@ def library() -> ctypes.CDLL:
     if not path.exists():
         _compile(compiler, path)
     lib = ctypes.CDLL(str(path))
-    lib.room.restype = c_long
+    for function in (lib.panel_size, lib.all_keys, lib.all_values, lib.room):
+        function.restype = c_long
     return lib
 
 
@@ -99,12 +100,14 @@ class NativeModel:
 
     def __init__(self, model: NumpyTransformer, int8: bool = False, threads: int | None = None) -> None:
         self.lib, self.int8 = library(), int8
-        self.vocab_size, self.block_size, self.numpy = model.vocab_size, model.block_size, model
+        self.vocab_size, self.block_size, self.reads_on = model.vocab_size, model.block_size, model.reads_on
+        self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
         self.space = np.empty(0, np.float32)  # where it works
+        self.cores = threads or min(os.cpu_count() or 1, 8)
         self.model = self._describe(model)
-        weights = sum(array.size for array in self.kept)
-        self.threads = threads or (1 if weights < SMALL else min(os.cpu_count() or 1, 8))
+        weights = sum(array.nbytes for array in self.kept)
+        self.threads = 1 if weights < SMALL else self.cores
 
     def reader(self) -> "NativeReader":
         """One text that is written with this model."""
@@ -113,7 +116,7 @@ class NativeModel:
     def read_all(self, readers: Sequence["NativeReader"], new: Sequence[Sequence[int]]) -> Array:
         """Read on in several texts at once: the new tokens of each -> scores (texts, V)."""
         for reader, tokens in zip(readers, new, strict=True):
-            if reader.length + len(tokens) > self.block_size:
+            if reader.length + len(tokens) > self.block_size and not (self.reads_on and len(tokens) == 1):
                 too_many = reader.length + len(tokens)
                 raise ValueError(f"{too_many} tokens do not fit in a context of block_size {self.block_size}")
         texts = [(reader, list(tokens), reader.length) for reader, tokens in zip(readers, new, strict=True)]
@@ -121,7 +124,7 @@ class NativeModel:
         todo = [(r, token, start + i) for r, tokens, start in texts for i, token in enumerate(tokens[:-1])]
         todo += [(r, tokens[-1], start + len(tokens) - 1) for r, tokens, start in texts]
         n, scores = len(todo), np.empty((len(texts), self.vocab_size), np.float32)
-        if self.space.size < (need := self.lib.room(ctypes.byref(self.model), n)):
+        if self.space.size < (need := self.lib.room(ctypes.byref(self.model), n, self.threads)):
             self.space = np.empty(need, np.float32)
         ids, places = (c_int * n)(*(token for _, token, _ in todo)), (c_int * n)(*(place for *_, place in todo))
         keys, values = (c_void_p * n)(*(r.where[0] for r, *_ in todo)), (c_void_p * n)(*(r.where[1] for r, *_ in todo))
@@ -139,7 +142,7 @@ class NativeModel:
         if isinstance(m, NumpyQwen3):
             layers = [self._qwen3_layer(t, f"layers.{i}") for i in range(m.n_layer)]
             outer = {"tok_emb": keep(t["embed_tokens.weight"]), "norm": keep(t["norm.weight"]),
-                     "cos": keep(m.cos), "sin": keep(m.sin)}  # fmt: skip
+                     "frequencies": keep(m.frequencies)}  # fmt: skip
             head, eps = t["lm_head.weight"], float(m.eps)
         else:
             assert isinstance(m, NumpyGPT2)
@@ -160,7 +163,8 @@ class NativeModel:
             k_norm=self._keep(weight("self_attn.k_norm")),
             qkv=self._matrix(np.concatenate([weight(f"self_attn.{kind}_proj") for kind in "qkv"])),
             proj=self._matrix(weight("self_attn.o_proj")),
-            up=self._matrix(np.concatenate([weight("mlp.gate_proj"), weight("mlp.up_proj")])),
+            gate=self._matrix(weight("mlp.gate_proj")),
+            up=self._matrix(weight("mlp.up_proj")),
             down=self._matrix(weight("mlp.down_proj")),
         )
 
@@ -175,12 +179,23 @@ class NativeModel:
         return _Layer(**norms, **{ours: self._matrix(*weights) for ours, weights in both.items()})
 
     def _matrix(self, weight: Array, bias: Array | None = None) -> _Matrix:
-        """weight (out, in), as it is or as int8."""
-        shape = dict(rows=weight.shape[0], cols=weight.shape[1], bias=None if bias is None else self._keep(bias))
+        """weight (out, in), in the panels of native.c: as it is or as int8."""
+        rows, cols = weight.shape
+        steps = [c_long(step // weight.itemsize) for step in weight.strides]
+        source, size = c_void_p(weight.ctypes.data), self.lib.panel_size(rows, cols)
+        shape = dict(rows=rows, cols=cols, bias=None if bias is None else self._keep(bias))
         if not self.int8:
-            return _Matrix(f=self._keep(weight), **shape)
-        scale = np.maximum(np.abs(weight).max(1, keepdims=True), np.float32(1e-30)) / np.float32(127)
-        return _Matrix(q=self._keep(np.rint(weight / scale).astype(np.int8)), scale=self._keep(scale[:, 0]), **shape)
+            f = self._room(size, np.float32)
+            self.lib.pack(source, *steps, rows, cols, c_void_p(f), self.cores)
+            return _Matrix(f=f, **shape)
+        q, scale = self._room(size, np.int8), self._room(rows, np.float32)
+        self.lib.pack_int8(source, *steps, rows, cols, c_void_p(q), c_void_p(scale), self.cores)
+        return _Matrix(q=q, scale=scale, **shape)
+
+    def _room(self, size: int, dtype: type) -> int:
+        """Room for so many numbers, from the beginning of a line of the processor's cache."""
+        self.kept.append(np.empty(size * np.dtype(dtype).itemsize + 64, np.uint8))
+        return -(-self.kept[-1].ctypes.data // 64) * 64
 
     def _keep(self, array: np.ndarray) -> int:
         self.kept.append(np.ascontiguousarray(array))
@@ -191,15 +206,17 @@ class NativeReader:
     """A text that is written: what was read so far."""
 
     def __init__(self, model: NativeModel) -> None:
-        self.native, self.block_size, self.length = model, model.block_size, 0
-        m = model.numpy
-        shape = (m.n_layer, m.n_head, m.block_size, m.n_embd // m.n_head)
-        self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.native, self.block_size, self.reads_on, self.length = model, model.block_size, model.reads_on, 0
+        sizes = [function(ctypes.byref(model.model)) for function in (model.lib.all_keys, model.lib.all_values)]
+        self.keys, self.values = (np.empty(size, np.float32) for size in sizes)
         self.where = self.keys.ctypes.data, self.values.ctypes.data
 
     def forget(self) -> None:
         self.length = 0
 
     def read(self, tokens: Sequence[int]) -> Array:
-        """Read on -> scores (V,) of what comes next. Raises ValueError for more than block_size tokens in all."""
+        """Read on -> scores (V,) of what comes next. Raises ValueError for more than block_size tokens in all.
+
+        A model that reads on does so one by one there.
+        """
         return self.native.read_all([self], [tokens])[0]

@@ -28,10 +28,14 @@ class NumpyModel:
 
     vocab_size: int
     block_size: int
+    reads_on = False  # beyond block_size
     length = 0  # tokens read so far
 
     def read(self, tokens: Sequence[int]) -> Array:
-        """Read on -> scores (V,) of what comes next. Raises ValueError for more than block_size tokens in all."""
+        """Read on -> scores (V,) of what comes next. Raises ValueError for more than block_size tokens in all.
+
+        A model that reads on does so one by one there: a new token takes the place of the oldest that is remembered.
+        """
         raise NotImplementedError
 
     def forget(self) -> None:
@@ -60,10 +64,11 @@ class NumpyTransformer(NumpyModel):
     n_layer: int
     n_head: int
     n_embd: int
+    tensors: dict[str, Array]
 
     def read(self, tokens: Sequence[int]) -> Array:
         start, self.length = self.length, self.length + len(tokens)
-        if self.length > self.block_size:
+        if self.length > self.block_size and not (self.reads_on and len(tokens) == 1):
             raise ValueError(f"{self.length} tokens do not fit in a context of block_size {self.block_size}")
         x = self.embed(np.asarray(tokens), start)  # (T, C)
         for layer in range(self.n_layer):
@@ -74,7 +79,8 @@ class NumpyTransformer(NumpyModel):
     def attend(self, layer: int, q: Array, k: Array, v: Array, start: int) -> Array:
         """Remember keys and values, then mix the values of all so far. q, k, v (T, C) -> (T, C)."""
         q, k, v = (a.reshape(len(a), self.n_head, -1).swapaxes(0, 1) for a in (q, k, v))  # (nh, T, hs)
-        self.keys[layer, :, start : self.length], self.values[layer, :, start : self.length] = k, v
+        place = start % self.block_size  # a ring; the turned keys and values of what is in it need no order
+        self.keys[layer, :, place : place + k.shape[1]], self.values[layer, :, place : place + k.shape[1]] = k, v
         keys, values = self.keys[layer, :, : self.length], self.values[layer, :, : self.length]  # (nh, S, hs)
         scores = q @ keys.swapaxes(1, 2) * np.float32(q.shape[-1] ** -0.5)  # (nh, T, S)
         if q.shape[1] > 1:
@@ -143,6 +149,8 @@ class NumpyGPT2(NumpyTransformer):
 class NumpyQwen3(NumpyTransformer):
     """Qwen3: positions by rotation, RMS norm (of queries and keys too), a gated feed-forward, no biases."""
 
+    reads_on = True
+
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         self.vocab_size, self.block_size = config["vocab_size"], config["max_position_embeddings"]
         self.n_layer, self.n_head, self.n_embd = (
@@ -152,25 +160,26 @@ class NumpyQwen3(NumpyTransformer):
         self.tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
         self.make_cache()
         half = self.n_embd // self.n_head // 2
-        frequencies = np.float32(config["rope_parameters"]["rope_theta"]) ** -(np.arange(half, dtype=np.float32) / half)
-        angles = np.outer(np.arange(self.block_size, dtype=np.float32), frequencies)[:, None]  # (block_size, 1, hs/2)
-        self.cos, self.sin = np.cos(angles), np.sin(angles)
+        self.frequencies = config["rope_parameters"]["rope_theta"] ** -(np.arange(half) / half)  # (hs/2,)
 
     def embed(self, tokens: np.ndarray, start: int) -> Array:
+        positions = np.arange(start, start + len(tokens))  # the angles are float64: positions may grow large
+        angles = np.outer(positions, self.frequencies)[:, None]  # (T, 1, hs/2)
+        self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         return self.tensors["embed_tokens.weight"][tokens]
 
     def communicate(self, layer: int, x: Array, start: int) -> Array:
         name, x = f"layers.{layer}.self_attn", self.norm(f"layers.{layer}.input_layernorm", x)
         q, k, v = (self.linear(f"{name}.{kind}_proj", x) for kind in "qkv")
-        q, k = self.turn(f"{name}.q_norm", q, start), self.turn(f"{name}.k_norm", k, start)
+        q, k = self.turn(f"{name}.q_norm", q), self.turn(f"{name}.k_norm", k)
         return self.linear(f"{name}.o_proj", self.attend(layer, q, k, v, start))
 
-    def turn(self, name: str, x: Array, start: int) -> Array:
+    def turn(self, name: str, x: Array) -> Array:
         """Normalise each head and turn it by its position: pairs of channels (i, i + hs/2). x (T, C) -> (T, C)."""
         heads = self.norm(name, x.reshape(len(x), self.n_head, -1))  # (T, nh, hs)
         left, right = np.split(heads, 2, axis=-1)
-        cos, sin = self.cos[start : start + len(x)], self.sin[start : start + len(x)]
-        return np.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).reshape(x.shape)
+        turned = left * self.cos - right * self.sin, right * self.cos + left * self.sin
+        return np.concatenate(turned, axis=-1).reshape(x.shape)
 
     def compute(self, layer: int, x: Array) -> Array:
         name, x = f"layers.{layer}.mlp", self.norm(f"layers.{layer}.post_attention_layernorm", x)

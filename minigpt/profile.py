@@ -1,6 +1,6 @@
 """Where the time of a step goes, operation by operation: a trace for Perfetto (ui.perfetto.dev) and a table.
 
-Next: console.py
+Next: doctor.py
 """
 
 import os

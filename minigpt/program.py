@@ -13,14 +13,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TextIO, get_args, get_type_hints
 
 import click
 
 from .config import RECIPES
+from .signals import quit_in_order
 
 DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
 SETTINGS: Any = {
@@ -67,7 +68,22 @@ def _flag(f: Any, hint: Any, by_size: bool) -> Callable[[Any], Any]:
     envvar = "MINIGPT_MAX_ITERS" if f.name == "max_iters" else None
     metavar = {int: "N", float: "X", str: "TEXT"}[kind]
     name = f"--{f.name.replace('_', '-')}"
-    return click.option(name, type=kind, default=None, metavar=metavar, help=text, envvar=envvar, show_envvar=True)
+    return click.option(name, type=_Value(kind), default=None, metavar=metavar, help=text, envvar=envvar, show_envvar=True)
+
+
+class _Value(click.ParamType):
+    """The value of a field. What is none stays as it is written: the config will name it, with all others that are wrong."""
+
+    name = "value"
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            return self.kind(value)
+        except ValueError:
+            return value
 
 
 # ---- values that cannot be -------------------------------------------------------------------------------------------
@@ -107,25 +123,76 @@ def choose_device(name: str) -> str:
     return name
 
 
+def training_device(name: str) -> str:
+    """A device that exists and computes what it should: that is tried before its first training, and remembered.
+
+    Raises ValueError for a device that computes wrongly.
+    """
+    device = choose_device(name)
+    if device == "cpu":
+        return device
+    import torch
+
+    from .console import say
+    from .doctor import first_look
+
+    verdict = first_look(torch.device(device))
+    reasons = " ".join(verdict.reasons)
+    if verdict.answer == "unfit" and not os.environ.get("MINIGPT_ANY_DEVICE"):
+        raise ValueError(
+            f"{device} computes wrongly here. {reasons} Train with --device cpu. After an update of torch or of the driver, "
+            f"minigpt doctor --device {device} looks again; MINIGPT_ANY_DEVICE=1 takes it as it is"
+        )
+    if reasons:
+        say(f"{device}, with limits: {reasons}" if verdict.answer == "limited" else f"{device}, against advice: {reasons}")
+    return device
+
+
 # ---- starting and ending -----------------------------------------------------------------------------------------------
 
 
+class Messages:
+    """A stream of messages. Where nobody can be told any more, because a pipe is broken, a disk full or a terminal gone,
+    work goes on in silence.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def run(command: Any, arguments: Sequence[str] | None = None) -> None:
-    """Run a command and end the process: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
+    """Run a command and end the process: 0 done, 1 failed, 2 called wrongly, 130 interrupted, 143 terminated."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever called
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
         elif name != "stdin" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
+    if not isinstance(sys.stderr, Messages):
+        sys.stderr = Messages(sys.stderr)
     if _others_compute():
         # Let torch's threads wait for each other 1000 turns, not 300,000: the ones that wait would take the time of those
         # that are waited for. Read when torch is loaded; docs/decisions.md has figures.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
-        code = command.main(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        with quit_in_order():
+            code = command.main(arguments, standalone_mode=False)
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more, as after `| head`: end quietly
+        code = 0
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         called = Path(sys.argv[0]).name
@@ -141,7 +208,17 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"minigpt: {message}", file=sys.stderr)
         code = 1
+    finally:
+        _let_go(sys.stdout)
     sys.exit(code)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Throw away what could not be written, so that Python does not try it again, and fail, when it ends."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _others_compute() -> bool:

@@ -21,6 +21,7 @@ class TorchReader:
         self.model, self.block_size, self.use_cache = model, model.block_size, use_cache
         self.device = next(model.parameters()).device
         self.make_cache = getattr(model, "make_cache", None) if use_cache else None
+        self.reads_on = self.make_cache is not None and getattr(model, "reads_on", False)
         self.forget()
 
     def reader(self) -> "TorchReader":

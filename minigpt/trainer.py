@@ -28,7 +28,8 @@ from .speed import speed_up
 
 FIRST_LOOK = 2**14  # validation tokens that an untrained model is evaluated on
 RECENT = 128  # steps that a step is compared with
-SPIKE = 6.0  # standard deviations above their mean: told
+SPIKE = 8.0  # standard deviations above what they let expect: told
+LEAST_DEVIATION = 0.01  # of a logarithm: a loss that hardly scatters may rise by a few percent
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class Metrics:
     val_loss: float | None = None  # of the validation text; None between evaluations
     val_error: float | None = None  # its standard error
     is_best: bool = False  # the lowest val_loss so far
-    spike: float | None = (
-        None  # standard deviations by which the loss or the gradient is above the last ones, if it is a spike
-    )
+    spike: float | None = None  # if it was one: standard deviations of loss or gradient above what was to be expected
     skipped: bool = False  # the step was left out because of it
     time: dict[str, float] | None = None  # seconds of this session by part (clock.PARTS), at evaluations
 
@@ -78,20 +77,26 @@ class TrainState:
         return self.last_step or config.max_iters
 
     def spike(self, loss: float, grad_norm: float) -> float:
-        """By how many standard deviations the loss or the gradient is above the last ones; then they are among them.
+        """By how many standard deviations the loss or the norm of the gradient is above the line through the last ones.
 
-        0 until there are RECENT of them. Source: the outlier detector of llm.c (Karpathy 2024, llmc/outlier_detector.h).
+        In logarithms: both are now and then some times what they usually are. 0 until there are RECENT; then these two are
+        among them, but for at most SPIKE: so one does not hide the next, and what stays is normal within a dozen steps.
+        Source: the outlier detector of llm.c (Karpathy 2024, llmc/outlier_detector.h), which has neither line nor logarithm.
         """
-        z = 0.0
+        z, now = 0.0, np.maximum([loss, grad_norm], 1e-12)
         if len(self.recent) >= RECENT:
-            before = np.array(self.recent)  # (RECENT, 2)
-            z = float(((np.array([loss, grad_norm]) - before.mean(0)) / np.maximum(before.std(0), 1e-12)).max())
-        self.recent = [*self.recent[1 - RECENT :], [loss, grad_norm]]
+            before, time = np.log(self.recent), np.arange(RECENT) - (RECENT - 1) / 2  # (RECENT, 2), (RECENT,)
+            mean, slope = before.mean(0), time @ before / (time @ time)
+            deviation = np.maximum((before - mean - np.outer(time, slope)).std(0), LEAST_DEVIATION)
+            expected = mean + slope * (RECENT + 1) / 2
+            z = float(((np.log(now) - expected) / deviation).max())
+            now = np.minimum(now, np.exp(expected + SPIKE * deviation))
+        self.recent = [*self.recent[1 - RECENT :], now.tolist()]
         return max(0.0, z)
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss, a gradient or a weight became infinite or NaN. What was saved before is whole."""
+    """A loss, a gradient, a weight or the optimizer became infinite or NaN. What was saved before is whole."""
 
 
 def train(
@@ -103,14 +108,13 @@ def train(
     generator is ours while this runs. Evaluation draws none, so it cannot change the training.
     Where config.minutes says how long it may take, the number of steps, and with it the learning rate, follows the clock.
     A batch that does not fit into memory is computed in smaller parts, with a warning.
-    Raises NonFiniteLoss in the step in which a loss, a gradient or a weight is not finite: before the update, unless it is
-    the update itself that spoils a weight.
+    Raises NonFiniteLoss in the step in which a loss, a gradient, a weight or a number of the optimizer is not finite: before
+    the update, unless it is the update itself that spoils a weight.
     """
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
     speed_up(model, device)
-    if config.compile == "on":
-        _compile(model)
+    learner = _compiled(model) if config.compile == "on" else model
     autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
     clock, peak, flops = Clock(state.seconds), peak_flops(device), flops_per_token(model, model.block_size)
 
@@ -124,7 +128,7 @@ def train(
         lr = learning_rate(state.step, replace(config, max_iters=state.ends_at(config)))
         while True:
             try:
-                loss_sum, tokens = _gradient(model, batches, state.step, config, at_once, autocast, clock)
+                loss_sum, tokens = _gradient(learner, batches, state.step, config, at_once, autocast, clock)
                 break
             except RuntimeError as error:
                 at_once = _fewer(at_once, config.batch_size, error)
@@ -134,7 +138,7 @@ def train(
         if not np.isfinite([loss, grad_norm]).all():
             raise NonFiniteLoss(
                 f"at step {state.step + 1} the loss is {loss:.4g} and the norm of the gradient {grad_norm:.4g}, so the "
-                f"step was not taken. Usually the learning rate ({lr:.3g} here) is too high"
+                f"step was not taken. {_usually(lr)}"
             )
         spike = state.spike(loss, grad_norm)
         skipped = 0 < config.skip_spikes <= spike
@@ -142,11 +146,11 @@ def train(
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             state.optimizer.step()
-            if not math.isfinite(_size(model)):
-                raise NonFiniteLoss(
-                    f"in step {state.step + 1} a weight became infinite or NaN (the loss was {loss:.4g}); the weights are "
-                    f"damaged. Go on from the last checkpoint, with a learning rate below {lr:.3g}"
-                )
+        if not _all_finite(model, state.optimizer):
+            raise NonFiniteLoss(
+                f"in step {state.step + 1} a weight, or what the optimizer keeps for it, became infinite or NaN. "
+                f"{_usually(lr)}"
+            )
         state.optimizer.zero_grad(set_to_none=True)
         clock.lap("optimizer")
         clock.stepped(tokens)
@@ -169,7 +173,7 @@ def train(
 
 
 def _gradient(
-    model: LanguageModel, batches: Batches, step: int, config: TrainConfig, at_once: int, autocast, clock: Clock
+    model: nn.Module, batches: Batches, step: int, config: TrainConfig, at_once: int, autocast, clock: Clock
 ) -> tuple[Tensor, int]:
     """Add up the gradient of a step, `at_once` windows at a time -> the mean loss, still on the device, and the tokens."""
     device = next(model.parameters()).device
@@ -190,19 +194,34 @@ def _gradient(
     return mean, tokens
 
 
-def _size(model: LanguageModel) -> float:
-    """A number that is finite as long as every weight is."""
-    norms = torch._foreach_norm([p.detach() for p in model.parameters()], float("inf"))
-    return float(torch.stack(norms).max())  # NaN if one is
+def _all_finite(model: LanguageModel, optimizer: torch.optim.Optimizer) -> bool:
+    """True if every weight, and every number that the optimizer keeps, is finite.
+
+    The optimizer's too: AdamW divides by the root of a mean square, and where that is infinite the weight stays as it is,
+    finite and forever.
+    """
+    kept = [value for state in optimizer.state.values() for value in state.values()]
+    norms = torch._foreach_norm([*(p.detach() for p in model.parameters()), *kept], float("inf"))
+    return math.isfinite(torch.stack(norms).sum())
 
 
-def _compile(model: LanguageModel) -> None:
-    """Compile the model in place, so that its parameters keep their names; where no compiler is there, warn and go on."""
+def _usually(lr: float) -> str:
+    return f"Usually the learning rate ({lr:.3g} here) is too high. What was saved before is whole"
+
+
+def _compiled(model: LanguageModel) -> nn.Module:
+    """The same model, compiled: for batches, which keep their shape. Whoever evaluates or saves has the model itself.
+
+    Where no compiler is there, the model itself, with a warning.
+    """
     try:
         torch.compile(torch.neg)(torch.ones(1, device=next(model.parameters()).device))
-        model.compile()
     except Exception as error:  # whatever a compiler may raise, or its absence
         warn(f"torch.compile does not work here ({type(error).__name__}); training goes on without it", stacklevel=3)
+        return model
+    # Not dynamic: what is compiled for a shape must not depend on the shapes before it, or a resumed training would get
+    # other bits.
+    return torch.compile(model, dynamic=False)  # type: ignore[return-value]
 
 
 def _fewer(at_once: int, batch_size: int, error: RuntimeError) -> int:

@@ -8,7 +8,7 @@ Next: planner.py
 from collections import deque
 from statistics import mean, stdev
 
-from .trainer import Metrics
+from .trainer import SPIKE, Metrics
 
 LOOK_BACK = 20  # steps whose losses are averaged: the loss of one batch says little
 IMPRECISE = 0.02  # nats/token: a standard error above it hides what a better setting gains
@@ -29,13 +29,13 @@ class Watch:
     def see(self, metrics: Metrics) -> list[str]:
         """What is to be said after this step: mostly nothing."""
         found: dict[str, str] = {}
-        if metrics.loss is not None:
+        if metrics.loss is not None and not metrics.spike:  # what is told as a spike is no trend yet
             found |= self._steps(metrics)
         if metrics.spike:
             found["skipped" if metrics.skipped else "spike"] = (
                 f"A spike at step {metrics.step:,}: the loss ({metrics.loss:.2f}) or the norm of the gradient "
-                f"({metrics.grad_norm:.2f}) is {metrics.spike:.0f} standard deviations above the last ones. "
-                + ("The step was left out." if metrics.skipped else "--skip-spikes 6 leaves such steps out.")
+                f"({metrics.grad_norm:.2f}) is {metrics.spike:.0f} standard deviations above what the last ones let expect. "
+                + ("The step was left out." if metrics.skipped else f"--skip-spikes {SPIKE:g} leaves such steps out.")
             )
         if metrics.val_loss is not None:
             found |= self._evaluations(metrics)

@@ -11,10 +11,16 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch  # imported before the fork, once
+import torch._dynamo  # which the optimizer would load, in a second, in every child
+
+from minigpt import checkpoint, console, profile  # noqa: F401  imported before the fork too
+from minigpt.cli import main
+from minigpt.machine import peak_flops
 
 # A model that learns in a moment, and saves every few steps.
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "batch_size": 4, "max_iters": 24, "eval_interval": 4}
@@ -38,21 +44,21 @@ def spawn(arguments: list[str], folder: Path, before: Callable[[], None] = lambd
 
     before: runs in the child first; that is where a trial makes the world hostile.
     """
+    torch.set_num_threads(1)  # here too: a pool of threads does not survive a fork
+    peak_flops(torch.device("cpu"))  # measured once, for all children
     pid = os.fork()
     if pid:
         return pid
     code = 70  # what nobody uses
     try:
         os.chdir(folder)
-        torch.set_num_threads(1)
         for name, number in (("stdout", 1), ("stderr", 2)):
             descriptor = os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(descriptor, number)
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
         sys.argv = ["minigpt", *arguments]
+        checkpoint.SAMPLE = replace(checkpoint.SAMPLE, max_new_tokens=20)  # or most of the time would go into writing
         before()
-        from minigpt.cli import main
-
         main(arguments)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

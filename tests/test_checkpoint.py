@@ -12,6 +12,7 @@ from minigpt import (
     RUNGS,
     Batches,
     BigramLanguageModel,
+    CharTokenizer,
     GPTConfig,
     ModernGPT,
     Run,
@@ -26,7 +27,7 @@ from minigpt import (
 from minigpt.checkpoint import free_folder
 from minigpt.config import DataConfig
 from minigpt.engine import start_ids
-from minigpt.files import damage, read_json, read_lines
+from minigpt.files import damage, read_json, read_lines, to_json
 from minigpt.trainer import NonFiniteLoss, bits_per_char
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run-format-1"
@@ -62,8 +63,8 @@ def finished(tmp_path, text_file):
 
 
 def checkpoint_bytes(folder: Path) -> dict[str, Any]:
-    """All of a checkpoint but the time that it took, and the hashes, which know that time."""
-    (step,) = (folder / "checkpoints").iterdir()
+    """All of the last checkpoint but the time that it took, and the hashes, which know that time."""
+    step = max((folder / "checkpoints").iterdir())
     state = json.loads((step / "state.json").read_text())
     assert state.pop("seconds") > 0
     return {"state": state, **{file.name: file.read_bytes() for file in step.glob("*.safetensors")}}
@@ -84,6 +85,11 @@ def test_transformers_opens_a_run_and_gives_the_same_logits_and_the_same_text(tm
     assert type(theirs) is {"gpt": GPT2LMHeadModel, "modern": Qwen3ForCausalLM}[arch]
     ours, our_tokenizer = load(run.folder)
     theirs.eval()
+    sliding = None
+    if arch == "modern":
+        layers = ["sliding_attention"] * ours.config.n_layer
+        settings = dict(use_sliding_window=True, sliding_window=32, layer_types=layers)
+        sliding = Qwen3ForCausalLM.from_pretrained(run.folder, **settings).eval()
 
     idx = torch.from_numpy(corpus.val[:64].astype("int64")).view(2, 32)
     with torch.no_grad():
@@ -94,14 +100,14 @@ def test_transformers_opens_a_run_and_gives_the_same_logits_and_the_same_text(tm
         assert their_tokenizer(prompt)["input_ids"] == ids
         assert their_tokenizer.decode(ids) == prompt
         mine = list(generate(ours, ids, SampleConfig(max_new_tokens=200, temperature=0)))
-        # transformers stops at the end of the context; beyond it the window is ours, so it is given the same window.
+        # transformers stops at the end of the context; beyond it a GPT-2 is given our window, a Qwen3 slides its own.
         tokens = torch.tensor([ids])
         for expected in mine:
             from minigpt.engine import window_start
 
             with torch.no_grad():
-                window = tokens[:, window_start(tokens.shape[1], 32) :]
-                assert theirs(window).logits[0, -1].argmax().item() == expected
+                window = tokens if sliding else tokens[:, window_start(tokens.shape[1], 32) :]
+                assert (sliding or theirs)(window).logits[0, -1].argmax().item() == expected
             tokens = torch.cat([tokens, torch.tensor([[expected]])], dim=1)
         inside = 32 - len(ids)
         written = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -189,6 +195,103 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(tmp_path, text_fil
     assert losses[0] == losses[1]
 
 
+# ---- another text, tokenizer or machine ----------------------------------------------------------------------------
+
+
+def other_corpus(run, text, path=Path("other.txt")):
+    """Another text of the same characters, its lines in the opposite order."""
+    path.write_text("\n".join(reversed(text.splitlines())))
+    return load_corpus([path], DataConfig(), run.tokenizer)
+
+
+def test_another_text_is_refused_with_both_sides_and_nothing_written(finished, text):
+    run, corpus = finished
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="another text") as refusal:
+        Run.resume(run.folder, corpus=other_corpus(run, text), max_iters=20)
+    for side in ("my.txt", "other.txt", corpus.sha256[:12], "20,026 characters", "20,025 characters", "--other-text"):
+        assert side in str(refusal.value)
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_can_be_told_to_go_on_with_another_text_and_says_so_for_ever(finished, text):
+    run, corpus = finished
+    before, other = run.state.best_val_loss, other_corpus(run, text)
+    resumed, (sentence,) = Run.resume(run.folder, corpus=other, other_text=True, max_iters=20)
+    assert other.sha256[:12] in sentence
+    assert corpus.sha256[:12] in sentence
+    assert (resumed.state.best_val_loss, resumed.state.recent) == (math.inf, [])
+    follow(resumed, other)
+    assert resumed.state.best_step > 12
+    assert resumed.state.best_val_loss != before
+    about = read_json(run.folder / "config.json")["minigpt"]
+    assert about["text"]["sha256"] == other.sha256
+    assert [(one["name"], one["until_step"]) for one in about["earlier"]] == [("my.txt", 12)]
+    assert "| up to step 12 | my.txt |" in (run.folder / "README.md").read_text()
+    again, sentences = Run.resume(run.folder, corpus=other, max_iters=30)
+    assert (again.state.best_val_loss, sentences) == (resumed.state.best_val_loss, [])
+    with pytest.raises(ValueError, match="another text"):
+        Run.resume(run.folder, corpus=corpus, max_iters=30)
+
+
+@pytest.mark.parametrize("until", [13, 16, 18], ids=["at once", "at an evaluation", "later"])
+def test_going_on_with_another_text_is_exact_too(tmp_path, finished, text, until):
+    run, _ = finished
+    shutil.copytree(run.folder, tmp_path / "parts")
+    other = other_corpus(run, text)
+    whole, _ = Run.resume(run.folder, corpus=other, other_text=True, max_iters=20)
+    follow(whole, other)
+    stopped, _ = Run.resume(tmp_path / "parts", corpus=other, other_text=True, max_iters=20)
+    follow(stopped, other, until)
+    resumed, _ = Run.resume(tmp_path / "parts", corpus=other)
+    follow(resumed, other)
+    assert weights_of(whole.folder) == weights_of(resumed.folder)
+    assert vars(whole.state) | {"seconds": 0, "optimizer": 0} == vars(resumed.state) | {"seconds": 0, "optimizer": 0}
+
+
+def test_a_kill_before_the_first_checkpoint_with_another_text_does_not_bring_the_old_best_back(finished, text):
+    run, _ = finished
+    other = other_corpus(run, text)
+    Run.resume(run.folder, corpus=other, other_text=True, max_iters=20)
+    resumed, _ = Run.resume(run.folder, corpus=other)
+    assert (resumed.state.step, resumed.state.best_val_loss) == (12, math.inf)
+
+
+def test_another_text_has_to_hold_a_window(finished):
+    run, _ = finished
+    Path("short.txt").write_text("the king")
+    short = load_corpus(["short.txt"], DataConfig(), run.tokenizer)
+    with pytest.raises(ValueError, match=r"short\.txt has 8 characters, but block_size 32 needs"):
+        Run.resume(run.folder, corpus=short, other_text=True, max_iters=20)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"), [("z", "Z", "'Z' came and 'z' went"), ("za", "az", "its characters are in another order")]
+)
+def test_a_tokenizer_that_is_not_that_of_the_text_is_refused(finished, old, new, said):
+    run, corpus = finished
+    (run.folder / "manifest.json").unlink()  # the manifest would tell that the file was changed
+    chars = "".join(sorted(corpus.tokenizer.chars)).translate(str.maketrans(old, new))
+    (run.folder / "tokenizer.json").write_bytes(to_json(CharTokenizer(chars).to_hf()))
+    with pytest.raises(ValueError, match=f"tokenizer.json is not that of its text; {said}"):
+        Run.resume(run.folder, corpus=corpus, max_iters=20)
+
+
+def test_another_machine_is_told_if_it_can_change_the_bits(finished, monkeypatch):
+    run, corpus = finished
+    assert Run.resume(run.folder, corpus=corpus, max_iters=20)[1] == []
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    _, (sentence,) = Run.resume(run.folder, corpus=corpus, max_iters=20)
+    assert sentence.startswith("Not as before: threads 1 -> 7, MKL_CBWR unset -> COMPATIBLE.")
+
+
+def weights_of(folder: Path) -> tuple[bytes, bytes]:
+    """The best model and the last checkpoint's."""
+    last = max((folder / "checkpoints").glob("step-*"))
+    return (folder / "model.safetensors").read_bytes(), (last / "model.safetensors").read_bytes()
+
+
 def test_what_was_logged_after_the_checkpoint_is_forgotten_when_resuming(tmp_path, text_file):
     run, corpus = make_run(tmp_path / "run", text_file)
     batches = Batches(corpus.train, 8, 32, run.config.seed)
@@ -207,9 +310,7 @@ def test_what_was_logged_after_the_checkpoint_is_forgotten_when_resuming(tmp_pat
 @pytest.mark.parametrize("how", ["shorter", "changed", "gone"])
 def test_a_damaged_checkpoint_is_noticed_skipped_and_told(finished, name, how):
     run, _ = finished
-    (step,) = (run.folder / "checkpoints").iterdir()
-    older = step.with_name("step-00000001")
-    shutil.copytree(step, older)
+    older, step = sorted((run.folder / "checkpoints").iterdir())
     file = step / name
     data = bytearray(file.read_bytes())
     if how == "shorter":

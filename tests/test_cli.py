@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import minigpt
 from minigpt.checkpoint import MODELS
 from minigpt.cli import cli
 from minigpt.config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, with_muon
+from minigpt.model import GPT
 
 TRAIN_FIELDS = [f for config in (GPTConfig, TrainConfig, DataConfig) for f in fields(config) if f.name != "vocab_size"]
 
@@ -85,7 +87,7 @@ def test_every_field_has_a_flag_whose_help_tells_meaning_and_default(run_cli, co
 
 
 def test_every_flag_is_a_field_or_one_of_the_few_others():
-    others = {"texts", "out", "resume", "profile", "arch", "size", "device", "config_file"}
+    others = {"texts", "out", "resume", "other_text", "profile", "arch", "size", "device", "config_file"}
     assert {option.name for option in cli.commands["train"].params} - {f.name for f in TRAIN_FIELDS} == others
 
 
@@ -275,7 +277,7 @@ def test_a_run_goes_on_to_more_steps(run_cli, tmp_path, run, out):
     assert "max_iters: 2 -> 4" in result.err
     assert [m["step"] for m in metrics_of(run)] == [0, 1, 2, 3, 4]
     assert settings_of(run)["max_iters"] == 4
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
 
 
 def test_a_run_trained_in_two_parts_equals_one_trained_at_once(run_cli, tmp_path, text_file):
@@ -285,6 +287,30 @@ def test_a_run_trained_in_two_parts_equals_one_trained_at_once(run_cli, tmp_path
     assert run_cli("train", "--resume", "--out", "parts", "--max-iters", 4).code == 0
     whole, parts = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("whole", "parts"))
     assert whole == parts
+
+
+def test_a_run_goes_on_with_another_text_only_if_that_is_wanted(run_cli, tmp_path, run, text):
+    (tmp_path / "other.txt").write_bytes((text[::-1] + "ж").encode("cp1251"))
+    resume = ["train", "other.txt", "--resume", "--out", "run", "--max-iters", 4]
+    encoding = ["--encoding", "cp1251"]
+    assert run_cli(*resume, *encoding).code == 2
+    result = run_cli(*resume, *encoding, "--other-text")
+    assert result.code == 0, result.err
+    for words in ("dropped 1 characters", "'ж'", "From here on it learns from other.txt (20,027 characters, 20,026 tokens"):
+        assert words in result.err
+    told = run_cli("info", run).out
+    assert "text      other.txt: 20,027 characters" in told
+    assert "up to step 2 my.txt: SHA-256" in told
+    best = min((m for m in metrics_of(run) if m["step"] > 2 and "val_loss" in m), key=lambda m: m["val_loss"])
+    assert f"best val {best['val_loss']:.4f} nats/token at step {best['step']}" in told
+    assert f"{best['val_loss']:.4f} nats/token" in run_cli("eval", run).out
+    assert run_cli("train", "--resume", "--out", "run", "--max-iters", 5).code == 0
+
+
+def test_another_text_is_for_a_run_that_goes_on(run_cli, text_file):
+    result = run_cli("train", "my.txt", "--other-text", *TINY)
+    assert result.code == 2
+    assert "add --resume" in result.err
 
 
 # ---- generating --------------------------------------------------------------------------------------------------------
@@ -501,3 +527,27 @@ def test_info_tells_where_the_time_went(run_cli, trained):
     out = run_cli("info", trained).out
     assert re.search(r"time +\d+ s: data \d+%, model \d+%, optimizer \d+%, evaluation \d+%, rest \d+%", out)
     assert re.search(r"speed +[\d,]+ tokens/s, \d+% of what", out)
+
+
+def test_a_training_that_ends_in_nan_names_its_step_and_a_command_that_goes_on(run_cli, text_file, tmp_path, monkeypatch):
+    real, passes = GPT.forward, []
+
+    def forward(self, idx, targets=None, cache=None):
+        logits, loss = real(self, idx, targets, cache)
+        passes.append(self.training)
+        return logits, loss * float("nan") if self.training and sum(passes) == 5 else loss
+
+    monkeypatch.setattr(GPT, "forward", forward)
+    flags = [*TINY, "--max-iters=8", "--eval-interval=3", "--learning-rate=0.03", "--out=runs/a b"]
+    code, _, err = run_cli("train", text_file, *flags)
+    assert code == 1
+    assert "Traceback" not in err
+    assert "at step 5 the loss is nan" in err
+    *_, sentence, command = err.splitlines()
+    assert "What was saved before is whole" in sentence
+    arguments = shlex.split(command)
+    assert arguments[-1] == "0.01"
+    code, _, err = run_cli(*arguments[arguments.index("train") :])
+    assert code == 0, err
+    assert "at step 3 of 8" in err
+    assert "learning_rate: 0.03 -> 0.01" in err

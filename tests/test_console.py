@@ -1,12 +1,13 @@
 import io
 import re
+import signal
 import sys
 
 import pytest
 from rich.console import Console
 
 from minigpt import GPT, BigramLanguageModel, GPTConfig, Metrics, Progress, TrainConfig
-from minigpt.console import _clock, architecture, excerpt
+from minigpt.console import StopSignals, _clock, architecture, excerpt
 
 CONFIG = TrainConfig(max_iters=100, eval_interval=50)
 STEP = Metrics(49, 100, 3.0, 2.5, 1e-3, 1.0, 12_345.0)
@@ -94,3 +95,17 @@ def test_times_are_written_as_clocks(seconds, clock):
 def test_an_excerpt_is_one_line_of_limited_width():
     assert len(excerpt("a\n" * 1000, 90, sys.stdout)) == 90
     assert "\n" not in excerpt("a\nb", 90, sys.stdout)
+
+
+def test_a_compiler_that_ended_by_the_same_ctrl_c_is_no_failure():
+    class InductorError(RuntimeError):
+        __module__ = "torch._inductor.exc"
+
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        raise InductorError
+    assert stop.requested == signal.SIGINT
+    with pytest.raises(InductorError), StopSignals():
+        raise InductorError
+    with pytest.raises(ZeroDivisionError), StopSignals():
+        _ = signal.raise_signal(signal.SIGINT) or 1 / 0

@@ -1,4 +1,6 @@
+import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,3 +71,118 @@ def test_json_that_is_not_an_object_is_refused_by_name(tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError, match=r"config\.json"):
             files.read_json(path)
+
+
+# ---- some files of a folder that has a manifest ------------------------------------------------------------------------
+
+OLD, NEW = {"a": b"old", "b": b"old too"}, {"a": b"new", "b": b"new too"}
+
+
+class Killed(BaseException):
+    """What a kill is to a test."""
+
+
+def interrupted(monkeypatch, after, folder, contents) -> bool:
+    """write_into, ended after so many files were written; True if there were as many."""
+    write, left = files.write_file, after
+
+    def write_some(path, data):
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_file", write_some)
+    try:
+        files.write_into(folder, contents)
+    except Killed:
+        return True
+    finally:
+        monkeypatch.setattr(files, "write_file", write)
+    return False
+
+
+@pytest.mark.parametrize("before", [{}, OLD], ids=["new files", "files replaced"])
+@pytest.mark.parametrize("first", range(4))
+@pytest.mark.parametrize("second", range(4))
+def test_files_that_are_replaced_are_never_taken_for_damaged_however_often_that_is_interrupted(
+    tmp_path, monkeypatch, before, first, second
+):
+    files.write_into(tmp_path, {"other": b"fixed"} | before)
+    assert interrupted(monkeypatch, first, tmp_path, NEW)
+    assert files.damage(tmp_path) == ""
+    for contents in ({"a": b"newer still", "b": b"and this"}, {"other": b"fixed"}):
+        interrupted(monkeypatch, second, tmp_path, contents)
+        assert files.damage(tmp_path) == ""
+    files.write_into(tmp_path, NEW)
+    assert {name: (tmp_path / name).read_bytes() for name in NEW} == NEW
+    assert files.read_json(tmp_path / "manifest.json").keys() == {"format", "files"}
+    (tmp_path / "a").write_bytes(b"old")
+    assert files.damage(tmp_path).startswith("a is not what was written")
+
+
+def test_a_folder_loses_its_name_before_it_loses_a_file(tmp_path, monkeypatch):
+    folder = tmp_path / "step"
+    files.write_folder(folder, {"a": b"1"})
+    monkeypatch.setattr(files.shutil, "rmtree", lambda path: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        files.remove_folder(folder)
+    monkeypatch.undo()
+    assert not folder.exists()
+    files.remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".step-1.7.tmp").mkdir()
+    (tmp_path / ".step-1.7.tmp" / "a").touch()
+    for name in (".a.7.tmp", "a.tmp", ".lock", "a"):
+        (tmp_path / name).touch()
+    files.remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".lock", "a", "a.tmp"]
+
+
+def test_space_is_asked_for_where_the_folder_will_be(tmp_path, monkeypatch):
+    asked = []
+
+    def disk_usage(path):
+        asked.append(path)
+        return SimpleNamespace(free=999)
+
+    monkeypatch.setattr(files.shutil, "disk_usage", disk_usage)
+    files.check_space(tmp_path / "not" / "yet", 999)
+    with pytest.raises(OSError, match="no space left: 1,000 bytes are needed and 999 are free"):
+        files.check_space(tmp_path / "not" / "yet", 1000)
+    assert asked == [tmp_path, tmp_path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_in_bytes_and_leaves_nothing(tmp_path, monkeypatch, number):
+    def write(descriptor, data):
+        raise OSError(number, "as the system says it")
+
+    monkeypatch.setattr(files.os, "write", write)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=12))
+    for attempt in (
+        lambda: files.write_file(tmp_path / "a", b"12345"),
+        lambda: files.write_folder(tmp_path / "step", {"a": b"12345"}),
+    ):
+        with pytest.raises(OSError, match="no space left: 5 bytes are needed for"):
+            attempt()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_write_that_takes_only_a_part_is_continued(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(files.os, "write", lambda descriptor, data: write(descriptor, data[:3]))
+    files.write_file(tmp_path / "a", b"0123456789")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_folders_are_made_with_those_above_them_each_of_them_durably(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "_sync_folder", synced.append)
+    for _ in range(2):
+        files.make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,23 @@ def test_the_flops_of_a_token_are_those_of_the_paper():
     heads = RUNGS["heads"].model(GPTConfig(vocab_size=11, block_size=5, n_head=2, n_embd=8))
     assert flops_per_token(heads, 5) == 6 * (3 * 8 * 8 + 11 * 8) + 12 * 8 * 5
     assert flops_per_token(BigramLanguageModel(11), 5) == 0
+
+
+def test_the_fingerprint_of_a_machine_is_what_bits_depend_on(monkeypatch):
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    about = machine.fingerprint(CPU)
+    assert about["torch"] == torch.__version__
+    assert (about["threads"], about["MKL_CBWR"]) == ("1", "unset")
+    assert about == machine.fingerprint(CPU)
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    assert machine.fingerprint(CPU) == about | {"MKL_CBWR": "AVX2"}
+
+
+def test_the_fingerprint_tells_which_instructions_torch_was_allowed_to_use():
+    code = "import torch; from minigpt.machine import fingerprint; print(fingerprint(torch.device('cpu'))['instructions'])"
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert told.stdout.strip() == "DEFAULT"
 
 
 def test_no_more_memory_is_available_than_there_is():

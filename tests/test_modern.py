@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from conftest import awake
 
 from minigpt import GPTConfig, SampleConfig
-from minigpt.attention import MultiHeadAttention, attention_weights
+from minigpt.attention import MultiHeadAttention, attention_weights, causal_mask
 from minigpt.block import FeedForward
 from minigpt.engine import generate
 from minigpt.hf import qwen3_names, swiglu_width
@@ -143,7 +144,33 @@ def test_cached_and_uncached_give_the_same_tokens(block_size, settings):
     config = SampleConfig(max_new_tokens=40, **settings)
     for prompt in ([1], list(range(9)) * 3):
         cached = list(generate(model, prompt, config))
-        assert cached == list(generate(TorchReader(model, use_cache=False), prompt, config))
+        wide = TorchReader(in_a_band(model), use_cache=False)
+        assert cached == list(generate(wide, prompt[-block_size:], config))
+
+
+def in_a_band(model: ModernGPT) -> ModernGPT:
+    """The same weights without a ring: all of the text at once, each position masked to the block_size up to itself."""
+    wide = ModernGPT(replace(model.config, block_size=1000)).eval()
+    wide.load_state_dict(model.state_dict())
+
+    def attend(q, k, v):
+        causal = causal_mask(q.shape[-2], k.shape[-2])
+        return F.scaled_dot_product_attention(q, k, v, causal & ~causal.tril(-model.block_size))
+
+    for block in wide.blocks:
+        block.attn.attend = attend
+    return wide
+
+
+def test_beyond_the_context_tokens_are_read_one_by_one():
+    model = ModernGPT(GPTConfig(9, 8, n_layer=1, n_head=1, n_embd=8))
+    cache = model.make_cache()
+    model(random_ids(1, 8, vocab_size=9), cache=cache)
+    model(random_ids(1, 1, vocab_size=9), cache=cache)
+    with pytest.raises(ValueError, match="11 tokens do not fit"):
+        model(random_ids(1, 2, vocab_size=9), cache=cache)
+    with pytest.raises(ValueError, match="9 tokens do not fit"):
+        model(random_ids(1, 9, vocab_size=9))
 
 
 def test_a_head_size_that_cannot_turn_is_refused_in_words():

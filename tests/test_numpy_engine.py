@@ -1,4 +1,5 @@
 import ast
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from conftest import awake
 from minigpt import GPT, BigramLanguageModel, GPTConfig, ModernGPT, generate, numpy_engine
 from minigpt.checkpoint import hf_config
 from minigpt.config import SampleConfig
+from minigpt.native_engine import NativeModel, NativeReader, NoCompiler
 from minigpt.numpy_engine import NUMPY_MODELS, NumpyModel
+from minigpt.torch_engine import TorchReader
 
 SHAPES = [
     GPTConfig(11, block_size=16, n_layer=1, n_head=1, n_embd=8),
@@ -71,10 +74,67 @@ def test_two_texts_can_be_written_at_once():
 
 
 def test_more_than_fits_is_refused():
-    _, ours = both("modern", SHAPES[0])
+    _, ours = both("gpt", SHAPES[0])
     ours.read([1] * 16)
     with pytest.raises(ValueError, match="17 tokens do not fit"):
         ours.read([1])
+
+
+def test_beyond_the_context_a_model_reads_on_one_by_one():
+    _, ours = both("modern", SHAPES[0])
+    ours.read([1] * 16)
+    ours.read([1])
+    with pytest.raises(ValueError, match="19 tokens do not fit"):
+        ours.read([1, 2])
+
+
+@pytest.fixture
+def native(pair):
+    model, ours = pair
+    if model.model_type == "minigpt-bigram":
+        pytest.skip("a table needs no C")
+    try:
+        return model, NativeModel(ours)
+    except NoCompiler as none:
+        pytest.skip(str(none))
+
+
+@pytest.mark.parametrize("settings", [dict(temperature=0), dict(seed=5)])
+def test_text_in_c_is_that_of_torch_beyond_the_context_too(native, settings):
+    model, ours = native
+    config = SampleConfig(max_new_tokens=3 * model.block_size, **settings)
+    for first in range(3):
+        assert list(generate(ours, [first], config)) == list(generate(model, [first], config))
+
+
+def test_in_c_too_tokens_beyond_the_context_are_read_one_by_one(native):
+    model, ours = native
+    reader = ours.reader()
+    reader.read([1] * model.block_size)
+    if ours.reads_on:
+        reader.read([1])
+    with pytest.raises(ValueError, match="tokens do not fit"):
+        reader.read([1, 2])
+
+
+def test_the_millionth_position_is_as_good_as_the_first():
+    """A text from position 1,000,000 on gets the scores of the same text from 0 on, once all before it is out of sight."""
+    model, ours = both("modern", SHAPES[1])
+    readers = [TorchReader(model), ours]
+    with contextlib.suppress(NoCompiler):
+        readers.append(NativeModel(ours).reader())
+    text = np.random.default_rng(0).integers(65, size=(model.config.n_layer + 1) * model.block_size).tolist()
+    for reader in readers:
+        near, far = ([reader.read([token]) for token in text][-1] for reader in (begun(reader, 0), begun(reader, 10**6)))
+        np.testing.assert_allclose(far, near, atol=1e-4)
+
+
+def begun(reader, length: int):
+    """The reader after so many tokens of which it knows nothing."""
+    reader.forget()
+    for memory in reader.cache if isinstance(reader, TorchReader) else [reader]:
+        memory.keys[:], memory.values[:], memory.length = 0, 0, length
+    return reader
 
 
 def test_it_needs_no_torch():

@@ -175,6 +175,39 @@ def test_bfloat16_can_be_asked_for(data, kind, dropout):
     assert losses[1] != losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
+def test_where_no_compiler_is_there_training_goes_on_without_it(data, monkeypatch):
+    def no_compiler(*_, **__):
+        raise RuntimeError("no compiler")
+
+    plain, asked = make_model(), make_model()
+    run(data, plain)
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(RuntimeError\)"):
+        run(data, asked, compile="on")
+    assert torch.equal(weights(plain), weights(asked))
+
+
+def test_only_batches_are_compiled_and_the_model_stays_as_it_is(data, monkeypatch):
+    calls = []
+
+    def compiled(forward, **settings):
+        def counting(*args):
+            calls.append(settings)
+            return forward(*args)
+
+        if not isinstance(forward, torch.nn.Module):
+            return forward
+        learner = torch.nn.Module()
+        learner.model, learner.forward = forward, counting
+        return learner
+
+    model, names = make_model(), [name for name, _ in make_model().named_parameters()]
+    monkeypatch.setattr(torch, "compile", compiled)
+    run(data, model, compile="on", max_iters=6, eval_interval=2)
+    assert calls == [{"dynamic": False}] * 6
+    assert [name for name, _ in model.named_parameters()] == names
+
+
 def test_a_batch_that_is_computed_in_parts_is_the_same_batch(data, monkeypatch):
     whole, parts = make_model(), make_model()
     metrics = run(data, whole, batch_size=7, max_iters=5)
@@ -255,3 +288,98 @@ def test_the_standard_error_is_that_of_the_mean(data):
     losses, errors = zip(*told, strict=True)
     assert np.mean(errors) == pytest.approx(np.std(losses), rel=0.35)
     assert trainer.mean_and_error(model, data[1][:20])[1] is None  # three windows
+
+
+@pytest.mark.parametrize("skip", [0.0, 3.0])
+@pytest.mark.parametrize(
+    ("name", "value"), [("exp_avg_sq", float("inf")), ("exp_avg", float("nan")), ("step", float("inf"))]
+)
+def test_a_spoiled_optimizer_is_noticed_in_its_step_even_if_no_weight_is_touched(data, name, value, skip):
+    """AdamW divides by the root of exp_avg_sq: where that is infinite, the weight stays as it is, and finite."""
+    model = make_model()
+    state = TrainState.new(model, TrainConfig())
+    steps = train(model, Batches(data[0], 4, 8), data[1], TrainConfig(max_iters=20, skip_spikes=skip), state)
+    for _ in range(4):
+        next(steps)
+    state.optimizer.state[model.ln_f.weight][name].view(-1)[0] = value
+    with pytest.raises(NonFiniteLoss, match=r"in step 4 a weight, or what the optimizer keeps.*saved before is whole"):
+        next(steps)
+    assert state.step == 3
+
+
+def test_a_spoiled_weight_that_no_batch_uses_is_noticed_in_its_step(data):
+    model = BigramLanguageModel(64, 8)
+    steps = train(model, Batches(np.zeros(100, np.uint8), 4, 8), data[1], TrainConfig(max_iters=20))
+    for _ in range(3):
+        next(steps)
+    model.token_table.weight.data[63, 5] = float("-inf")
+    with pytest.raises(NonFiniteLoss, match="in step 3 "):
+        next(steps)
+
+
+def spiked(data, model, state, step, steps=None, **settings):
+    """A training in which the gradient of one step is a thousand times too large -> metrics, and the weights after each."""
+    for parameter in model.parameters():
+        parameter.register_hook(lambda grad: grad * 1000 if state.step == step - 1 else grad)
+    config = TrainConfig(batch_size=4, max_iters=140, eval_interval=140, learning_rate=1e-2, **settings)
+    told = itertools.islice(train(model, Batches(data[0], 4, 8, config.seed), data[1], config, state), steps)
+    return zip(*[(metrics, weights(model)) for metrics in told], strict=True)
+
+
+def test_a_spike_is_told_and_left_out_where_that_is_asked(data):
+    for skip in (0.0, trainer.SPIKE):
+        model = make_model()
+        metrics, after = spiked(data, model, TrainState.new(model, TrainConfig()), step=135, skip_spikes=skip)
+        assert [(m.step, m.skipped) for m in metrics if m.spike] == [(135, skip > 0)]
+        assert metrics[135].spike > 2 * trainer.SPIKE
+        assert torch.equal(after[134], after[135]) == (skip > 0)
+        assert not torch.equal(after[135], after[136])
+
+
+def test_a_training_that_stops_within_the_window_goes_on_to_the_same_bits_and_spikes(data):
+    whole, stopped = make_model(), make_model()
+    metrics, after = spiked(data, whole, TrainState.new(whole, TrainConfig()), step=135, skip_spikes=8)
+    state = TrainState.new(stopped, TrainConfig())
+    list(spiked(data, stopped, state, step=135, steps=100, skip_spikes=8))
+    state = TrainState(state.optimizer, state.step, recent=[list(pair) for pair in state.recent])
+    later, then = spiked(data, stopped, state, step=135, skip_spikes=8)
+    assert [m.spike for m in later] == [m.spike for m in metrics[100:]]
+    assert torch.equal(then[-1], after[-1])
+
+
+def noise(n: int, seed: int = 0) -> list[tuple[float, float]]:
+    """Losses that fall, and norms of gradients, as a training has them."""
+    rng = np.random.default_rng(seed)
+    return [(4 * 0.998**i * np.exp(0.05 * rng.normal()), np.exp(0.25 * rng.normal())) for i in range(n)]
+
+
+def test_nothing_is_a_spike_before_there_is_something_to_compare_with():
+    state = TrainState(None)
+    for loss, norm in noise(trainer.RECENT):
+        assert state.spike(loss, norm) == 0
+    assert state.spike(1000.0, 1.0) > trainer.SPIKE
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_falling_loss_and_a_scattering_gradient_are_no_spikes(seed):
+    state = TrainState(None)
+    assert max(state.spike(*both) for both in noise(1000, seed)) < trainer.SPIKE
+
+
+@pytest.mark.parametrize("factor", [10.0, 1e3, 1e6])
+def test_a_spike_does_not_hide_the_next_and_what_stays_is_normal_within_a_dozen_steps(factor):
+    state = TrainState(None)
+    before, after = noise(220)[:200], noise(220)[200:]
+    for both in before:
+        state.spike(*both)
+    told = [state.spike(loss, factor * norm) >= trainer.SPIKE for loss, norm in after]
+    assert told[:2] == [True, True]
+    assert not any(told[12:])
+
+
+def test_a_loss_that_does_not_scatter_at_all_may_rise_a_little():
+    state = TrainState(None)
+    for _ in range(trainer.RECENT):
+        state.spike(2.0, 0.5)
+    assert 0 < state.spike(2.1, 0.5) < trainer.SPIKE < state.spike(3.0, 0.5)
+    assert len(state.recent) == trainer.RECENT

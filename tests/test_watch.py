@@ -61,3 +61,21 @@ def test_a_validation_part_that_is_too_small_is_told_with_its_standard_error():
     (sentence,) = said(START, look(100, 2.0, 2.0, error=0.034), look(200, 1.9, 1.9, error=0.034))
     assert "± 0.03" in sentence
     assert said(START, look(100, 2.0, 2.0, error=None)) == []
+
+
+def test_a_spike_is_told_once_with_what_leaves_it_out():
+    spikes = [Metrics(step, 1000, 0.0, 9.0, 0.03, 50.0, spike=20.4) for step in (150, 160)]
+    (sentence,) = said(*steps([2.0] * 10, 140), *spikes)
+    assert sentence.startswith("A spike at step 150: the loss (9.00) or the norm of the gradient (50.00) is 20 standard dev")
+    assert sentence.endswith("--skip-spikes 8 leaves such steps out.")
+
+
+def test_a_spike_that_was_left_out_is_told_once_as_that():
+    spikes = [Metrics(step, 1000, 0.0, 9.0, 0.03, 50.0, spike=20.4, skipped=True) for step in (150, 160)]
+    (sentence,) = said(*spikes)
+    assert sentence.endswith("The step was left out.")
+
+
+def test_a_spike_is_no_divergence_and_no_learning_rate_that_is_too_high():
+    spike = Metrics(130, 1000, 0.0, 500.0, 0.03, 50.0, spike=20.4)
+    assert len(said(START, *steps([2.0] * 100), spike, *steps([2.0] * 100, 131))) == 1

@@ -1,0 +1,55 @@
+"""Ctrl-C and SIGTERM while no model is trained: the program ends, without a traceback, with exit code 130 or 143.
+
+Light, so that it is there before anything else is loaded. What they do in a training is in console.py.
+
+Next: program.py
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def quit_at_once() -> None:
+    """Let a signal end the process from now on, whatever it does: for when there is nothing that it could leave undone."""
+    _heed(_quit)
+
+
+@contextmanager
+def quit_in_order() -> Iterator[None]:
+    """Let a signal be raised where the program is, as KeyboardInterrupt or SystemExit, so that it can tidy up."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    _heed(_raise)
+    try:
+        yield
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _heed(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in SIGNALS:
+        signal.signal(number, handler)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    if _loading(frame):  # large libraries take no exception well while they are loaded: some report it as another one
+        _quit(number, frame)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def _loading(frame: FrameType | None) -> bool:
+    """True if a module is being imported here."""
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None

@@ -1,0 +1,91 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from minigpt.lock import LOCK, InUse, check_free, hold, still_held
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from minigpt.lock import hold
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def owner(tmp_path):
+    """Another process that has the folder."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_kept_out_and_told_who_has_the_folder(tmp_path, owner):
+    for ask in (hold, check_free):
+        with pytest.raises(InUse, match=f"in use by process {owner.pid};"):
+            ask(tmp_path)
+    assert not still_held(tmp_path)
+
+
+def test_a_folder_is_free_as_soon_as_its_owner_was_killed(tmp_path, owner):
+    owner.kill()
+    owner.wait()
+    check_free(tmp_path)
+    hold(tmp_path)
+    assert still_held(tmp_path)
+    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+
+
+def test_asking_takes_nothing(tmp_path):
+    (tmp_path / LOCK).write_text("1\n")  # of a process that was killed long ago
+    check_free(tmp_path)
+    assert not still_held(tmp_path)
+    assert (tmp_path / LOCK).read_text() == "1\n"
+
+
+def test_an_owner_may_take_its_folder_again_by_any_name(tmp_path, monkeypatch):
+    hold(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    for name in (tmp_path, tmp_path / ".." / tmp_path.name, type(tmp_path)(tmp_path.name)):
+        hold(name)
+        check_free(name)
+        assert still_held(name)
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "made anew"])
+def test_a_folder_that_is_not_there_any_more_is_not_held(tmp_path, how):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    hold(folder)
+    if how == "removed":
+        (folder / LOCK).unlink()
+        folder.rmdir()
+    else:
+        folder.rename(tmp_path / "elsewhere")
+    if how == "made anew":
+        folder.mkdir()
+        (folder / LOCK).touch()
+    assert not still_held(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+def test_of_many_that_ask_for_a_free_folder_at_once_each_gets_its_own(tmp_path):
+    """As two `python gpt.py` do that are started at the same moment."""
+    code = """
+import os, time
+from minigpt.checkpoint import free_folder
+for i in range(6):
+    if not os.fork():
+        time.sleep(0.05)
+        os.write(1, f"{free_folder('runs/gpt')}\\n".encode())
+        time.sleep(1)
+        os._exit(0)
+for i in range(6): os.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert sorted(done.stdout.split()) == ["runs/gpt", *(f"runs/gpt-{i}" for i in range(2, 7))]
