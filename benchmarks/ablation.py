@@ -120,8 +120,9 @@ def held_then_falling(step: int, config: TrainConfig) -> float:
 ADAMW = dict(optimizer="adamw", learning_rate=4e-3, beta1=0.9, warmup_iters=25)
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "AdamW for all, its best rate, warm-up": dict(config=ADAMW),
-    "AdamW for all, twice that rate": dict(config=ADAMW | dict(learning_rate=8e-3)),
+    "AdamW for all, its rate 0.004": dict(config=ADAMW),
+    "AdamW for all, its rate 0.008": dict(config=ADAMW | dict(learning_rate=8e-3)),
+    "AdamW for all, its rate 0.016": dict(config=ADAMW | dict(learning_rate=16e-3)),
     "half the learning rate": dict(config=dict(learning_rate=QUICK["learning_rate"] / 2)),
     "twice the learning rate": dict(config=dict(learning_rate=QUICK["learning_rate"] * 2)),
     "the rate falls along a cosine": dict(config=dict(schedule="cosine")),

@@ -9,6 +9,7 @@ of torch writes, token by token (with weights of 8 bits: to give the likeliest n
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -259,11 +260,9 @@ class Served:
         """Raises RuntimeError with the last words of a process that ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # its last words follow
             self.process.stdin.write(json.dumps(call) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its last words follow
         for line in self.process.stdout:
             if line.startswith("turn "):  # other lines are what a model says of itself
                 value, seconds, self.bytes = json.loads(line[5:])
@@ -273,8 +272,10 @@ class Served:
 
     def end(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
+        self.said.close()
 
 
 def checked(side: Served, who: str, prompt: list[int], expected: list[int], likeliest: dict[int, float]) -> str:

@@ -13,7 +13,7 @@ Next: explain.py
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from .bigram import LanguageModel
 from .config import SampleConfig
@@ -113,7 +113,7 @@ class Chat:
             )
 
 
-def _number(name: str, value: str) -> float:
+def _number(name: str, value: str) -> Any:
     """The value of a setting, by its declaration."""
     kind = get_type_hints(SampleConfig)[name]
     try:
