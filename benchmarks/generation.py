@@ -13,7 +13,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -238,8 +237,13 @@ def serve(side: Any) -> None:
         started = time.perf_counter()
         value = method(*arguments) if method else None
         seconds = time.perf_counter() - started
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print("turn", json.dumps([value, seconds if method else None, most]), flush=True)
+        print("turn", json.dumps([value, seconds if method else None, most_memory()]), flush=True)
+
+
+def most_memory() -> int:
+    """The most bytes this process ever held. Not ru_maxrss, which begins with what the parent held at the fork."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
 class Served:
@@ -309,7 +313,7 @@ def make_run(size: str, folder: Path) -> Path:
     numbers = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "block_size")}
     numbers |= dict(batch_size=4 if shape["steps"] > 1 else 1, max_iters=shape["steps"], eval_tokens=shape["block_size"])
     flags = [word for name, value in numbers.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "minigpt", "train", text, "--out", str(run), "--device", "cpu", *flags]
+    command = [sys.executable, "-m", "minigpt", "train", text, "--out", str(run), "--arch", "gpt", "--device", "cpu", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the run could not be made: {done.stderr.strip()[-500:]}")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import GPTConfig
+from .files import printable
 from .hf import required
 
 
@@ -92,9 +93,9 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != given:
         faults = [f"{name} is missing" for name in sorted(wanted.keys() - given.keys())]
-        faults += [f"{name} is not part of this model" for name in sorted(given.keys() - wanted.keys())]
+        faults += [f"{printable(name)[:80]} is not part of this model" for name in sorted(given.keys() - wanted.keys())]
         faults += [
-            f"{name} is {given[name]} and should be {wanted[name]}"
+            f"{name} is {str(given[name])[:80]} and should be {wanted[name]}"
             for name in wanted
             if given.get(name, wanted[name]) != wanted[name]
         ]

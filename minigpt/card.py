@@ -3,13 +3,15 @@
 Next: checkpoint.py
 """
 
+import html
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from .bigram import LanguageModel
 from .config import SampleConfig
-from .files import read_lines
+from .files import printable, read_lines, without_controls
 from .trainer import TrainState, bits_per_char
 
 KINDS = {"gpt2": "GPT-2", "qwen3": "Qwen3"}  # what transformers opens
@@ -22,9 +24,9 @@ def model_card(folder: Path, model: LanguageModel, about: dict[str, Any], state:
     kind, n_params = type(model).__name__, sum(p.numel() for p in model.parameters())
     shape = ", ".join(f"{name} {value}" for name, value in model.shape_from_hf(model.to_hf()[0]).items())
     per_char, name = text["tokens_per_char"], argument(folder.name)
-    curve = "\n".join(_curve_row(line, per_char) for line in read_lines(folder / "metrics.jsonl") if "val_loss" in line)
+    curve = "\n".join(_curve_row(line, per_char) for line in read_metrics(folder) if "val_loss" in line)
     earlier = "".join(f"| up to step {one['until_step']} | {_cell(one['name'])} |\n" for one in about.get("earlier", []))
-    written = "\n".join("    " + line for line in sample.splitlines())
+    written = "\n".join("    " + line for line in without_controls(sample).splitlines())
     best = f"{state.best_val_loss:.4f} nats/token, {bits_per_char(state.best_val_loss, per_char):.3f} bits/character"
     return f"""---
 pipeline_tag: text-generation
@@ -67,6 +69,27 @@ Seed {SAMPLE.seed}, temperature {SAMPLE.temperature:g}:
 """
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What was measured in a run (Metrics, without what is None), up to a line that no training would write."""
+    return read_lines(folder / "metrics.jsonl", _are_metrics)
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """What was written on the way, up to a line that no training would write."""
+    return read_lines(folder / "samples.jsonl", lambda line: _is_number(line.get("step")) and type(line.get("text")) is str)
+
+
+def _are_metrics(line: dict[str, Any]) -> bool:
+    times = line.get("time", {})
+    if "step" not in line or not isinstance(times, dict):
+        return False
+    return all(map(_is_number, [*(value for name, value in line.items() if name != "time"), *times.values()]))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not abs(value) > 2**63  # NaN and whatever can be written out
+
+
 def argument(path: str) -> str:
     """A path as an argument in a shell, never taken for a flag: "-my book.txt" -> "'./-my book.txt'"."""
     return shlex.quote(f"./{path}" if path.startswith("-") and path != "-" else path)
@@ -93,5 +116,5 @@ def _curve_row(line: dict[str, Any], per_char: float) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    """Text that cannot break out of a cell of a Markdown table, nor become a link or a picture."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(printable(text.replace("\n", " ")), quote=False))

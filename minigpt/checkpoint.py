@@ -33,7 +33,7 @@ import torch.nn as nn
 
 from . import __version__
 from .bigram import BigramLanguageModel, LanguageModel
-from .card import SAMPLE, model_card
+from .card import SAMPLE, model_card, read_metrics, read_samples
 from .config import DataConfig, TrainConfig, from_dict
 from .corpus import Corpus
 from .engine import write
@@ -46,7 +46,6 @@ from .files import (
     make_folder,
     printable,
     read_json,
-    read_lines,
     read_tensors,
     remove_folder,
     remove_leftovers,
@@ -56,6 +55,7 @@ from .files import (
     write_folder,
     write_into,
 )
+from .hf import check_blocks
 from .lock import LOCK, InUse, check_free, hold, still_held
 from .machine import fingerprint
 from .model import GPT
@@ -77,7 +77,6 @@ YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes", "second
 FIXED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 BEGINNINGS = {*FIXED, MANIFEST, "metrics.jsonl", "samples.jsonl", "checkpoints"}  # before the first weights are written
 KEPT = 2  # checkpoints: the one before the last is there in case that the disk spoils the last
-LEAST_BLOCK = 320  # bytes that a block takes in a file of weights at least: the names, shapes and places of its tensors
 # fmt: on
 
 
@@ -179,8 +178,8 @@ class Run:
             notes += _other_machine(plain["machine"], fingerprint(torch.device(device)))
             if not state.step or not (folder / "model.safetensors").exists() or _damage(folder, ["model.safetensors"]):
                 state.best_val_loss = math.inf  # there is no best model yet, or not any more: the next one is
-            for log in ("metrics.jsonl", "samples.jsonl"):  # forget what came after the checkpoint
-                kept_lines = [line for line in read_lines(folder / log) if line.get("step", 0) <= state.step]
+            for log, lines in (("metrics.jsonl", read_metrics(folder)), ("samples.jsonl", read_samples(folder))):
+                kept_lines = [line for line in lines if line["step"] <= state.step]  # forget what came after the checkpoint
                 kept_lines = kept_lines if state.step else []  # the untrained model is evaluated again
                 best = [line["text"] for line in kept_lines if line.get("step") == state.best_step and "text" in line]
                 run.best_sample = best[-1] if best else run.best_sample
@@ -404,8 +403,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has format {about['format']}; minigpt {__version__} reads formats up to {FORMAT}, so upgrade minigpt"
         )
-    if config.get("model_type") not in MODELS:
-        raise ValueError(f"{path} names the model type {config.get('model_type')!r}; known are {', '.join(MODELS)}")
+    if config.get("model_type") not in list(MODELS):
+        raise ValueError(f"{path} names the model type {str(config.get('model_type'))[:50]!r}; known are {', '.join(MODELS)}")
     try:
         _check_about(about)
     except ValueError as error:
@@ -451,9 +450,7 @@ def _check_about_text(text: dict[str, Any], form: dict[str, type]) -> None:
 def _read_model(config: dict[str, Any], path: Path) -> LanguageModel:
     """The model of a run's configuration, with the weights of a file. Raises ValueError unless both fit, to the last key."""
     kind = MODELS[config["model_type"]]
-    size, n_layer = checked(path).stat().st_size, kind.shape_from_hf(config).get("n_layer", 0)
-    if isinstance(n_layer, int) and LEAST_BLOCK * n_layer > size:
-        raise ValueError(f"{path} has {size:,} bytes; that is too little for {n_layer:,} blocks")
+    check_blocks(kind.shape_from_hf(config).get("n_layer"), checked(path).stat().st_size)
     blank = kind.blank(config)
     ours = hf_config(blank)
     for key in sorted(ours.keys() | config.keys() - {"minigpt"}):

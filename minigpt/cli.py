@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import os
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -369,17 +370,19 @@ def generate(
 
     from .checkpoint import load
     from .engine import write
+    from .files import without_controls
 
     model, tokenizer = load(run, choose_device(device))
     prompt = os.fsencode(prompt).decode("utf-8", "replace")  # whatever the locale
     prompt = tokenizer.decode(tokenizer.encode(prompt, unknown))  # an unknown character is told before anything is written
     stop = tuple(text.replace("\\n", "\n") for text in stop)
+    shown = without_controls if sys.stdout.isatty() else str  # a model may come from anyone; a file gets what it wrote
     for sample in range(num_samples):
         if sample:
             print("-" * 40)
-        print(prompt, end="")
+        print(shown(prompt), end="")
         for piece in write(model, tokenizer, prompt, config, sample, stop):
-            print(piece, end="", flush=True)
+            print(shown(piece), end="", flush=True)
         print(flush=True)
 
 
@@ -434,24 +437,25 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
 @click.argument("run", type=Path, metavar="RUN")
 def info(run: Path) -> None:
     """Tell what RUN is: its architecture, its text, how it was trained and how well it learned."""
+    from .card import read_metrics
     from .checkpoint import load, read_run_config
     from .console import architecture
-    from .files import read_lines
+    from .files import printable
 
     model, _ = load(run)
     about = read_run_config(run)["minigpt"]
     text, train_config = about["text"], about["train"]
     print(f"{run}, made by minigpt {about['version']}\n\n{architecture(model)}\n")
     print(
-        f"text      {text['name']}: {text['characters']:,} characters, {text['tokens']:,} tokens\n"
+        f"text      {printable(text['name'])}: {text['characters']:,} characters, {text['tokens']:,} tokens\n"
         f"          SHA-256 {text['sha256']}"
     )
     since = -1  # the step after which it learned from this text
     for before in about.get("earlier", []):
         since = before["until_step"]
-        print(f"          up to step {since:,} {before['name']}: SHA-256 {before['sha256']}")
+        print(f"          up to step {since:,} {printable(before['name'])}: SHA-256 {before['sha256']}")
     print("training  " + ", ".join(f"{name} {value}" for name, value in train_config.items()))
-    measured = [m for m in read_lines(run / "metrics.jsonl") if "val_loss" in m and m["step"] > since]
+    measured = [m for m in read_metrics(run) if "val_loss" in m and m["step"] > since]
     if measured:
         best = min(measured, key=lambda m: m["val_loss"])
         print(
@@ -463,11 +467,13 @@ def info(run: Path) -> None:
 
 def _print_time(measured: list[dict[str, Any]]) -> None:
     """Where the time of the last session went, and how fast it was, from the metrics of evaluations."""
+    from .files import printable
+
     last = measured[-1]
     parts = last.get("time", {})
     total = sum(parts.values())
     if total:
-        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
+        shares = ", ".join(f"{printable(name)} {seconds / total:.0%}" for name, seconds in parts.items())
         print(f"time      {total:,.0f} s: {shares}")
     if last.get("tokens_per_s"):
         share = f", {last['peak_share']:.0%} of what this device's arithmetic allows" if last.get("peak_share") else ""
@@ -492,13 +498,14 @@ def explain(run: Path, text: str, out: str | None, as_json: bool, device: str) -
     if as_json and out is not None:
         raise click.UsageError("--json prints; leave --out away, or send the output to a file with >")
 
+    from .card import read_samples
     from .checkpoint import load
     from .console import say
     from .explain import explain as look, page
-    from .files import read_lines, write_file
+    from .files import write_file
 
     model, tokenizer = load(run, choose_device(device))
-    written = [line["text"] for line in read_lines(run / "samples.jsonl") if line.get("text")]
+    written = [line["text"] for line in read_samples(run) if line["text"]]
     text = os.fsencode(text).decode("utf-8", "replace") or (written[-1] if written else "")
     explanation = look(model, tokenizer, text)
     for note in explanation.notes:

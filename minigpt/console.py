@@ -25,13 +25,14 @@ from rich.text import Text
 from .card import argument
 from .checkpoint import Run
 from .config import TrainConfig
+from .files import without_controls
 from .trainer import Metrics, NonFiniteLoss, bits_per_char
 from .watch import Watch
 
 
 def say(message: str) -> None:
     """One line to stderr, never coloured, wrapped or marked up."""
-    print(message, file=sys.stderr, flush=True)
+    print(without_controls(message), file=sys.stderr, flush=True)
 
 
 # ---- the architecture --------------------------------------------------------------------------------------------------

@@ -110,6 +110,11 @@ class Writer:
     def draw(self, scores: np.ndarray) -> Step:
         """Go on by one token."""
         token = draw(probabilities(scores, self.config, self.seen), self.rng)
+        self.append(token)
+        return Step(token, scores)
+
+    def append(self, token: int) -> None:
+        """Go on by this token; when the window slides, all that is left of it has to be read again."""
         self.seen.add(token)
         self.unread = [token]
         if not self.reader.reads_on:
@@ -118,7 +123,6 @@ class Writer:
                 self.window = self.window[start:]
                 self.unread = list(self.window)
                 self.reader.forget()
-        return Step(token, scores)
 
 
 def window_start(length: int, block_size: int) -> int:

@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
 LARGEST_JSON = 1 << 26  # bytes; an alphabet of every character that there is takes a third of it
+LARGEST_HEADER = 1 << 22  # bytes of the names and shapes in a file of weights; a GPT of 1,000 blocks takes a third of it
 ESCAPED = "backslashreplace"  # what no UTF-8 can be, such as a byte of a strange file name, is escaped as JSON does it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -161,15 +163,15 @@ def checked(path: Path) -> Path:
     return path
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that was cut off by a crash is left out."""
-    records = []
-    for line in read_bytes(path).split(b"\n") if path.exists() else []:
+def read_lines(path: Path, fits: Callable[[dict[str, Any]], bool] = lambda record: True) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, up to a line that was cut off by a crash, or that is none of those that fit."""
+    records: list[dict[str, Any]] = []
+    for line in read_bytes(path).split(b"\n") if os.path.lexists(path) else []:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             break
-        if not isinstance(record, dict):
+        if not isinstance(record, dict) or not fits(record):
             break
         records.append(record)
     return records
@@ -202,8 +204,11 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None)
     import safetensors.torch  # here, so that reading JSON and text needs no torch
 
     try:
+        with checked(path).open("rb") as file:
+            if (header := int.from_bytes(file.read(8), "little")) > LARGEST_HEADER:
+                raise ValueError(f"{path} is no file of weights, or one of a million tensors (its header has {header:,} bytes)")
         if expected is not None:
-            _check_header(checked(path), expected)
+            _check_header(path, expected)
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OverflowError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
@@ -217,6 +222,11 @@ def sha256(data: bytes) -> str:
 def printable(text: str) -> str:
     """Text of an unknown hand, for a terminal: what is not printable, such as a control sequence, becomes a "?"."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def without_controls(text: str) -> str:
+    """Text for a terminal, as it is but for control characters: only line ends and tabs are left, others become a "?"."""
+    return "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "?" for char in text)
 
 
 # ---- underneath --------------------------------------------------------------------------------------------------------
@@ -237,12 +247,12 @@ def _check_header(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
     with safetensors.safe_open(path, "np") as file:
         names = set(file.keys())
         faults = [f"{name} is missing" for name in expected if name not in names]
-        faults += [f"{printable(name)} is not part of this model" for name in sorted(names - expected.keys())]
+        faults += [f"{printable(name)[:80]} is not part of this model" for name in sorted(names - expected.keys())]
         for name in names & expected.keys():
             part = file.get_slice(name)
             shape, kind = tuple(part.get_shape()), part.get_dtype()
             if (shape, kind) != (expected[name], "F32"):
-                faults.append(f"{name} is {kind} {shape} and should be F32 {expected[name]}")
+                faults.append(f"{name} is {kind} {str(shape)[:80]} and should be F32 {expected[name]}")
     if faults:
         raise ValueError(f"{path} does not fit the configuration: {'; '.join(faults[:3])}")
 

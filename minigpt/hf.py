@@ -13,6 +13,7 @@ from .config import GPTConfig
 
 ROPE_THETA = 10_000.0  # wavelengths of rotary positions: 2π to 2π * 10,000
 NORM_EPS = 1e-6  # of a Qwen3's norms
+LEAST_BLOCK = 320  # bytes that a block takes in a file of weights at least: the names, shapes and places of its tensors
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -38,6 +39,12 @@ def required(config: dict[str, Any], *names: str) -> list[Any]:
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}")
     return [config[name] for name in names]
+
+
+def check_blocks(n_layer: Any, size: int) -> None:
+    """Raise ValueError for so many blocks that a file of weights of this size, in bytes, cannot hold even their names."""
+    if isinstance(n_layer, int) and LEAST_BLOCK * n_layer > size:
+        raise ValueError(f"model.safetensors has {size:,} bytes; that is too little for {n_layer:,} blocks")
 
 
 # ---- GPT-2 -------------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from .attention import KeyValueCache
 from .bigram import LanguageModel, load_weights
 from .block import Block
 from .config import GPTConfig
-from .files import read_json, read_tensors
-from .hf import GPT2_DETAILS, gpt2_config, gpt2_name, sizes
+from .files import checked, printable, read_json, read_tensors
+from .hf import GPT2_DETAILS, check_blocks, gpt2_config, gpt2_name, sizes
 
 
 def init_weights(model: nn.Module, n_layer: int) -> None:
@@ -108,9 +108,9 @@ class GPT(LanguageModel):
         shape = GPTConfig(**cls.shape_from_hf(config))
         for key, ours in GPT2_DETAILS.items():
             if config.get(key, ours) not in (ours, "gelu_pytorch_tanh" if key == "activation_function" else ours):
-                raise ValueError(f"this GPT-2 has {key} = {config[key]!r}; only {ours!r} can be loaded")
+                raise ValueError(f"this GPT-2 has {key} = {printable(str(config[key]))[:50]}; only {ours!r} can be loaded")
         if config.get("n_inner") not in (None, 4 * shape.n_embd):
-            raise ValueError(f"this GPT-2 has n_inner = {config['n_inner']}; only 4 * n_embd can be loaded")
+            raise ValueError(f"this GPT-2 has n_inner = {printable(str(config['n_inner']))[:50]}; only 4 * n_embd can be loaded")
         with torch.device("meta"):
             return cls(shape)
 
@@ -140,5 +140,8 @@ class GPT(LanguageModel):
         folder = Path(folder)
         config = read_json(folder / "config.json")
         if config.get("model_type") != cls.model_type:
-            raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, not {cls.model_type!r}")
-        return cls.from_hf(config, read_tensors(folder / "model.safetensors"))
+            kind = printable(str(config.get("model_type")))[:50]
+            raise ValueError(f"{folder} holds a model of type {kind!r}, not {cls.model_type!r}")
+        weights = checked(folder / "model.safetensors")
+        check_blocks(cls.shape_from_hf(config)["n_layer"], weights.stat().st_size)
+        return cls.from_hf(config, read_tensors(weights))

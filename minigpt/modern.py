@@ -23,6 +23,7 @@ from .attention import MultiHeadAttention
 from .bigram import load_weights
 from .block import Block
 from .config import GPTConfig
+from .files import printable
 from .hf import NORM_EPS, ROPE_THETA, qwen3_config, qwen3_details, qwen3_names, sizes, swiglu_width
 from .model import GPT
 
@@ -41,11 +42,13 @@ def rotate(x: Tensor, start: int = 0) -> Tensor:
 def turns(start: int, T: int, hs: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin of the angles at T positions from `start`, twice (T, hs); the left half of the sines is negative.
 
-    The angles are float64: in float32, those from position 65,536 on would be off by up to 0.004. Some devices have none.
+    The angles are float64: in float32, those from position 65,536 on would be off by up to 0.004.
     """
+    at = torch.device("cpu") if device.type == "mps" else device  # which has no float64
     with torch.inference_mode(False):  # kept for training too
-        frequencies = ROPE_THETA ** -(torch.arange(0, hs, 2, dtype=torch.float64) / hs)  # (hs/2,)
-        angles = torch.outer(torch.arange(start, start + T, dtype=torch.float64), frequencies)  # (T, hs/2)
+        frequencies = ROPE_THETA ** -(torch.arange(0, hs, 2, device=at, dtype=torch.float64) / hs)  # (hs/2,)
+        positions = torch.arange(start, start + T, device=at, dtype=torch.float64)  # (T,)
+        angles = torch.outer(positions, frequencies)  # (T, hs/2)
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
 
@@ -164,7 +167,7 @@ class ModernGPT(GPT):
         shape = GPTConfig(**cls.shape_from_hf(config))
         for key, ours in qwen3_details(shape).items():
             if config.get(key, ours) != ours:
-                raise ValueError(f"this Qwen3 has {key} = {config[key]!r}; only {ours!r} can be loaded")
+                raise ValueError(f"this Qwen3 has {key} = {printable(str(config[key]))[:50]}; only {ours!r} can be loaded")
         with torch.device("meta"):
             return cls(shape)
 

@@ -136,6 +136,9 @@ static inline void times_several(const float *f, const int8_t *q, const float *x
     }
 }
 
+/* exp(x), never infinite: -ffast-math may divide by it through its reciprocal, and infinity times zero is no number. */
+static inline float finite_exp(float x) { return expf(fminf(x, 80)); }
+
 /* Scale and bias, then what is to become of the SIDE products from row r on: into `to`. */
 static void finish(const Matrix *m, int r, float *y, float *to, Then then) {
     int count = m->rows - r < SIDE ? m->rows - r : SIDE;
@@ -144,9 +147,9 @@ static void finish(const Matrix *m, int r, float *y, float *to, Then then) {
     if (m->bias)
         for (int k = 0; k < count; k++) y[k] += m->bias[r + k];
     if (then == GELU) /* in its tanh form: u (1 + tanh(z)) / 2 = u / (1 + exp(-2z)) */
-        for (int k = 0; k < SIDE; k++) y[k] /= 1 + expf(-1.5957691f * (y[k] + 0.044715f * y[k] * y[k] * y[k]));
+        for (int k = 0; k < SIDE; k++) y[k] /= 1 + finite_exp(-1.5957691f * (y[k] + 0.044715f * y[k] * y[k] * y[k]));
     if (then == SILU)
-        for (int k = 0; k < SIDE; k++) y[k] /= 1 + expf(-y[k]);
+        for (int k = 0; k < SIDE; k++) y[k] /= 1 + finite_exp(-y[k]);
     for (int k = 0; k < count; k++) to[k] = then == ADD ? to[k] + y[k] : then == TIMES ? to[k] * y[k] : y[k];
 }
 

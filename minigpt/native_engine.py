@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -61,31 +62,45 @@ class _Model(Structure):
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
     """native.c, compiled: from the cache, or now. Raises NoCompiler."""
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), "")
-    if not compiler or sys.platform == "win32":
-        raise NoCompiler("there is no C compiler")
-    made_for = " ".join([SOURCE.read_text(encoding="utf-8"), compiler, *FLAGS, platform.platform(), _processor()])
-    path = cache_folder() / f"native-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        _compile(compiler, path)
-    lib = ctypes.CDLL(str(path))
+    compiler = find_compiler()
+    made_for = " ".join([SOURCE.read_text(encoding="utf-8"), *compiler, *FLAGS, platform.platform(), _processor()])
+    name = f"native-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}"
+    try:
+        whole = [path for path in cache_folder().glob(f"{name}-*.so") if path.stem == _signed(name, path)]
+        lib = ctypes.CDLL(str(whole[0])) if whole else _compile(compiler, name)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NoCompiler(f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}") from None
     for function in (lib.panel_size, lib.all_keys, lib.all_values, lib.room):
         function.restype = c_long
     return lib
 
 
-def _compile(compiler: str, path: Path) -> None:
-    """With OpenMP where the compiler knows it, else for one thread."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+def find_compiler() -> list[str]:
+    """The command of a C compiler: $CC, or the first that is there. Raises NoCompiler."""
+    compiler = shlex.split(os.environ.get("CC", "")) or list(filter(shutil.which, ("cc", "gcc", "clang")))[:1]
+    if not compiler or sys.platform == "win32":
+        raise NoCompiler("there is no C compiler")
+    return compiler
+
+
+def _compile(compiler: list[str], name: str) -> ctypes.CDLL:
+    """With OpenMP where the compiler knows it, else for one thread. Kept only if it can be loaded."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         made = Path(folder, "native.so")
         for openmp in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", str(made), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [*compiler, *FLAGS, *openmp, str(SOURCE), "-o", str(made), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
             if done.returncode == 0:
-                os.replace(made, path)
-                return
-    raise NoCompiler(f"{compiler} could not compile {SOURCE.name}: {done.stderr.strip()[:200]}")
+                lib = ctypes.CDLL(str(made))
+                os.replace(made, cache_folder() / f"{_signed(name, made)}.so")
+                return lib
+    raise OSError(done.stderr.strip()[:200])
+
+
+def _signed(name: str, library: Path) -> str:
+    """The name that a library is kept under: it tells whether the file is whole, for half a library can end a program."""
+    return f"{name}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}"
 
 
 def _processor() -> str:

@@ -21,6 +21,7 @@ from typing import Any, TextIO, get_args, get_type_hints
 import click
 
 from .config import RECIPES
+from .files import without_controls
 from .signals import quit_in_order
 
 DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
@@ -206,7 +207,7 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         message = _explain(error)
         if os.environ.get("MINIGPT_DEBUG") or not message:
             raise
-        print(f"minigpt: {message}", file=sys.stderr)
+        print(f"minigpt: {without_controls(message)}", file=sys.stderr)
         code = 1
     finally:
         _let_go(sys.stdout)

@@ -238,8 +238,8 @@ class Stack(LanguageModel):
 
     @classmethod
     def blank(cls, config: dict[str, Any]) -> "Stack":
-        if config.get("rung") not in STACKS:
-            raise ValueError(f"config.json names the rung {config.get('rung')!r}; known are {', '.join(STACKS)}")
+        if config.get("rung") not in list(STACKS):
+            raise ValueError(f"config.json names the rung {str(config.get('rung'))[:50]!r}; known are {', '.join(STACKS)}")
         with torch.device("meta"):
             return cls(config["rung"], GPTConfig(**cls.shape_from_hf(config)))
 

@@ -195,13 +195,13 @@ def _gradient(
 
 
 def _all_finite(model: LanguageModel, optimizer: torch.optim.Optimizer) -> bool:
-    """True if every weight, and every number that the optimizer keeps, is finite.
+    """True if every weight, and every number that the optimizer keeps, is finite, and so is its square.
 
     The optimizer's too: AdamW divides by the root of a mean square, and where that is infinite the weight stays as it is,
-    finite and forever.
+    finite and forever. Squares are summed because torch does that ten times as fast as it finds the largest number.
     """
     kept = [value for state in optimizer.state.values() for value in state.values()]
-    norms = torch._foreach_norm([*(p.detach() for p in model.parameters()), *kept], float("inf"))
+    norms = torch._foreach_norm([*(p.detach() for p in model.parameters()), *kept])
     return math.isfinite(torch.stack(norms).sum())
 
 

@@ -2,6 +2,7 @@
 
     suite           what a suite is, and how it is run: from a seed, in parts, over several processes
     trainings       small trainings in processes of their own, to be killed, starved and disturbed
+    disturbances    how to strike a training at a chosen moment, and what must hold afterwards
     kills           SIGKILL at any time and at every step of a save; the order of what reaches the disk
     space           no space left, no permission, folders that vanish
     signals         Ctrl-C, SIGTERM, and many starts in one folder

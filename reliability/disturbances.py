@@ -66,6 +66,7 @@ def has_checkpoint(trial: Trial, run: Path) -> bool:
     told = max((line["step"] for line in read_lines(run / "metrics.jsonl")), default=0)
     last = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else -INTERVAL
     trial.check(last >= told - INTERVAL, f"step {told} was taken, and the last checkpoint is of step {last}")
+    trial.check(not checkpoints or not damage(run), f"the model is called damaged: {damage(run)}")
     return bool(checkpoints)
 
 

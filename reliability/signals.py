@@ -15,6 +15,7 @@ from typing import Any
 
 from minigpt import trainer
 from minigpt.checkpoint import Run
+from minigpt.files import read_lines
 
 from .disturbances import RESUME, Moment, go_on, prepare, start
 from .suite import Suite, Trial
@@ -55,6 +56,8 @@ def one_signal(trial: Trial) -> str:
         time.sleep(trial.rng.uniform(0, 0.003))
     code = wait(pid)
     ended_well(trial, code, number, time.monotonic() - sent, (trial.folder / "stderr.txt").read_text())
+    if turn != "twice":
+        saved_last_step(trial)
     return f"{turn}: {go_on(trial)}"
 
 
@@ -66,6 +69,13 @@ def ended_well(trial: Trial, code: int, number: int, seconds: float, said: str, 
     trial.check("Traceback" not in said, said)
 
 
+def saved_last_step(trial: Trial) -> None:
+    """There is a checkpoint of the last step that was taken."""
+    last = max((line["step"] for line in read_lines(trial.folder / "run/metrics.jsonl")), default=None)
+    there = last is None or (trial.folder / f"run/checkpoints/step-{last:08d}").exists()
+    trial.check(there, f"there is no checkpoint of step {last}, the last one")
+
+
 def at_the_start(trial: Trial, number: int) -> str:
     """A real process, from the moment on at which it is ours: what the interpreter does before that is not."""
     with program(start(trial.shared), trial.folder) as process:
@@ -75,6 +85,7 @@ def at_the_start(trial: Trial, number: int) -> str:
         process.send_signal(number)
         _, said = process.communicate()
     ended_well(trial, process.returncode, number, time.monotonic() - sent, said.decode())
+    saved_last_step(trial)
     return f"start: {go_on(trial)}"
 
 

@@ -160,7 +160,7 @@ def read_only(trial: Trial) -> str:
 
 def removed(trial: Trial) -> str:
     run = trial.folder / "run"
-    code, said = run_and_strike(trial, lambda name, args: shutil.rmtree(run, ignore_errors=True))
+    code, said = run_and_strike(trial, lambda name, args: shutil.rmtree(run), once=True)
     refused(trial, code, said, VANISHED)
     trial.check(not run.exists(), f"made again: {list(run.rglob('*'))}")
     return f"removed: {go_on(trial)}"
@@ -168,15 +168,15 @@ def removed(trial: Trial) -> str:
 
 def renamed(trial: Trial) -> str:
     run, elsewhere = trial.folder / "run", trial.folder / "elsewhere"
-    code, said = run_and_strike(trial, lambda name, args: run.exists() and run.rename(elsewhere))
+    code, said = run_and_strike(trial, lambda name, args: run.rename(elsewhere), once=True)
     refused(trial, code, said, VANISHED)
     trial.check(not run.exists(), f"made again: {list(run.rglob('*'))}")
     elsewhere.rename(run)
     return f"renamed: {go_on(trial)}"
 
 
-def run_and_strike(trial: Trial, strike: Callable[[str, tuple[Any, ...]], Any]) -> tuple[int, str]:
-    """Train, and strike at a random call and each one after it -> exit code, what was said."""
+def run_and_strike(trial: Trial, strike: Callable[[str, tuple[Any, ...]], Any], once: bool = False) -> tuple[int, str]:
+    """Train, and strike at a random call, `once` or at each one after it too -> exit code, what was said."""
     run = trial.folder / "run"
     left = trial.rng.randrange(record(trial)["calls"] - 1)
     striking = False
@@ -187,7 +187,7 @@ def run_and_strike(trial: Trial, strike: Callable[[str, tuple[Any, ...]], Any]) 
         if left < 0 and not striking and (run / "config.json").exists():
             striking = True  # the strike makes calls of its own
             strike(name, args)
-            striking = False
+            striking = once
 
     return run_minigpt(start(trial.shared), trial.folder, lambda: watch(see))
 

@@ -3,7 +3,7 @@
 Starting Python with torch takes seconds, so a trial forks: the child is a fresh process in all that matters here, with the
 command line as its program. A few trials of a suite start the real thing.
 
-Next: kills.py
+Next: disturbances.py
 """
 
 import hashlib

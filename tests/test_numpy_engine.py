@@ -1,6 +1,7 @@
 import ast
 import contextlib
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import awake
 from minigpt import GPT, BigramLanguageModel, GPTConfig, ModernGPT, generate, numpy_engine
 from minigpt.checkpoint import hf_config
 from minigpt.config import SampleConfig
-from minigpt.native_engine import NativeModel, NativeReader, NoCompiler
+from minigpt.native_engine import NativeModel, NoCompiler
 from minigpt.numpy_engine import NUMPY_MODELS, NumpyModel
 from minigpt.torch_engine import TorchReader
 
@@ -88,35 +89,6 @@ def test_beyond_the_context_a_model_reads_on_one_by_one():
         ours.read([1, 2])
 
 
-@pytest.fixture
-def native(pair):
-    model, ours = pair
-    if model.model_type == "minigpt-bigram":
-        pytest.skip("a table needs no C")
-    try:
-        return model, NativeModel(ours)
-    except NoCompiler as none:
-        pytest.skip(str(none))
-
-
-@pytest.mark.parametrize("settings", [dict(temperature=0), dict(seed=5)])
-def test_text_in_c_is_that_of_torch_beyond_the_context_too(native, settings):
-    model, ours = native
-    config = SampleConfig(max_new_tokens=3 * model.block_size, **settings)
-    for first in range(3):
-        assert list(generate(ours, [first], config)) == list(generate(model, [first], config))
-
-
-def test_in_c_too_tokens_beyond_the_context_are_read_one_by_one(native):
-    model, ours = native
-    reader = ours.reader()
-    reader.read([1] * model.block_size)
-    if ours.reads_on:
-        reader.read([1])
-    with pytest.raises(ValueError, match="tokens do not fit"):
-        reader.read([1, 2])
-
-
 def test_the_millionth_position_is_as_good_as_the_first():
     """A text from position 1,000,000 on gets the scores of the same text from 0 on, once all before it is out of sight."""
     model, ours = both("modern", SHAPES[1])
@@ -135,6 +107,22 @@ def begun(reader, length: int):
     for memory in reader.cache if isinstance(reader, TorchReader) else [reader]:
         memory.keys[:], memory.values[:], memory.length = 0, 0, length
     return reader
+
+
+@pytest.mark.parametrize("arch", ["gpt", "modern"])
+def test_memory_does_not_grow_with_the_text(arch):
+    """What Python holds of a text of 3,000 tokens is what it holds of one of 500; a list of the tokens would take 20 kB."""
+    writing = generate(both(arch, SHAPES[0])[1], [1], SampleConfig(max_new_tokens=10**6))
+    held = []
+    tracemalloc.start()
+    try:
+        for tokens in (500, 2500):
+            for _ in itertools.islice(writing, tokens):
+                pass
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[1] - held[0] < 10_000
 
 
 def test_it_needs_no_torch():

@@ -46,6 +46,18 @@ with quit_in_order():
     assert (done.returncode, done.stdout, done.stderr) == (code, "tidy\n", "")
 
 
+def test_signals_are_heeded_before_anything_heavy_is_loaded():
+    done = python("""
+import signal, sys, types
+import minigpt.__main__
+def main():
+    print(signal.getsignal(signal.SIGINT).__name__, signal.getsignal(signal.SIGTERM).__name__, "click" in sys.modules)
+sys.modules["minigpt.cli"] = types.SimpleNamespace(main=main)
+minigpt.__main__.main()
+""")
+    assert (done.stdout, done.stderr) == ("_quit _quit False\n", "")
+
+
 def test_what_was_before_is_so_again_afterwards():
     from minigpt.signals import SIGNALS, quit_in_order
 

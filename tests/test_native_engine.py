@@ -1,0 +1,225 @@
+import itertools
+import shlex
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import awake
+
+from minigpt import GPT, GPTConfig, ModernGPT, generate, native_engine
+from minigpt.checkpoint import hf_config
+from minigpt.config import SampleConfig
+from minigpt.engine import generate_many
+from minigpt.native_engine import NativeModel, NoCompiler, library
+from minigpt.numpy_engine import NUMPY_MODELS, NumpyTransformer
+
+# Sizes that fill panels of 32 rows, that do not, and that are smaller than one.
+SHAPES = [
+    GPTConfig(11, block_size=16, n_layer=1, n_head=1, n_embd=8),
+    GPTConfig(65, block_size=37, n_layer=3, n_head=4, n_embd=32),
+    GPTConfig(300, block_size=8, n_layer=2, n_head=3, n_embd=48),
+    GPTConfig(65, block_size=70, n_layer=2, n_head=2, n_embd=200),
+    GPTConfig(500, block_size=130, n_layer=2, n_head=4, n_embd=128),
+]
+ARCHITECTURES = {"gpt": GPT, "modern": ModernGPT}
+
+
+@pytest.fixture(autouse=True)
+def compiled(own_folder):
+    try:
+        library()
+    except NoCompiler as error:
+        pytest.skip(f"native.c cannot be compiled: {error}")
+
+
+def both(arch: str, shape: GPTConfig) -> tuple[torch.nn.Module, NumpyTransformer]:
+    """The same weights in torch and in NumPy; far from the quiet start, so that every part has something to say."""
+    torch.manual_seed(0)
+    model = awake(ARCHITECTURES[arch](shape)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    tensors = {name: tensor.numpy() for name, tensor in model.to_hf()[1].items()}
+    return model, NUMPY_MODELS[model.model_type](hf_config(model), tensors)
+
+
+@pytest.fixture(params=itertools.product(ARCHITECTURES, range(len(SHAPES))), ids=str)
+def pair(request):
+    return both(request.param[0], SHAPES[request.param[1]])
+
+
+def some_tokens(model: torch.nn.Module) -> list[int]:
+    """As many as fit, and no two alike where there are enough different ones."""
+    return np.random.default_rng(0).integers(model.config.vocab_size, size=model.block_size).tolist()
+
+
+def scores_of_torch(model: torch.nn.Module, tokens: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor([tokens]))[0][0].numpy()  # (T, V)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_scores_are_those_of_torch_however_the_text_is_cut(pair, threads):
+    model, numpy_model = pair
+    ours, tokens = NativeModel(numpy_model, threads=threads), some_tokens(model)
+    expected = scores_of_torch(model, tokens)
+    reader = ours.reader()
+    for cuts in ([len(tokens)], [1] * len(tokens), [3, 1, len(tokens) - 4]):
+        reader.forget()
+        read = 0
+        for length in cuts:
+            scores = reader.read(tokens[read : read + length])
+            read += length
+            np.testing.assert_allclose(scores, expected[read - 1], atol=1e-4)
+    assert scores.dtype == np.float32
+
+
+def test_one_thread_and_two_give_the_same_bits(pair):
+    model, numpy_model = pair
+    scores = [NativeModel(numpy_model, threads=threads).reader().read(some_tokens(model)) for threads in (1, 2)]
+    np.testing.assert_array_equal(*scores)
+
+
+def test_int8_gives_what_its_rounded_weights_give(pair):
+    """The matrices are rounded, row by row, and nothing else is. A weight in the middle of two numbers may go either way."""
+    model, numpy_model = pair
+    tokens = some_tokens(model)
+    scores = NativeModel(numpy_model, int8=True, threads=1).reader().read(tokens)
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    embedding = model.tok_emb.weight.detach().clone()  # tied to the last of them in a GPT, and read as it is
+    model.tok_emb.weight = torch.nn.Parameter(embedding)
+    with torch.no_grad():
+        for layer in linear:
+            scale = layer.weight.abs().amax(1, keepdim=True) / 127
+            layer.weight.copy_((layer.weight / scale).round() * scale)
+    np.testing.assert_allclose(scores, scores_of_torch(model, tokens)[-1], atol=5e-3)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_activations_may_be_far_from_zero(arch):
+    """Of a large negative number GELU and SiLU make nearly nothing, by an exponential that float32 cannot hold."""
+    model, _ = both(arch, SHAPES[1])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(200 if ".up." in name or ".gate." in name else 1e-3 if ".down." in name else 1)
+    tensors = {name: tensor.numpy() for name, tensor in model.to_hf()[1].items()}
+    ours = NativeModel(NUMPY_MODELS[model.model_type](hf_config(model), tensors), threads=1)
+    tokens = some_tokens(model)
+    np.testing.assert_allclose(ours.reader().read(tokens), scores_of_torch(model, tokens)[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [dict(temperature=0), dict(seed=5), dict(temperature=0.7, top_k=6)])
+def test_text_is_that_of_torch_beyond_the_context_too(pair, settings):
+    model, numpy_model = pair
+    ours, config = NativeModel(numpy_model, threads=1), SampleConfig(max_new_tokens=2 * model.block_size + 3, **settings)
+    for prompt in ([1], some_tokens(model) * 2):
+        assert list(generate(ours, prompt, config)) == list(generate(model, prompt, config))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("int8", [False, True])
+def test_many_texts_at_once_are_what_each_is_alone(arch, int8):
+    """More of them than are taken together, of different lengths, beyond the context."""
+    ours = NativeModel(both(arch, SHAPES[1])[1], int8=int8, threads=1)
+    config = SampleConfig(max_new_tokens=50, temperature=0.8)
+    prompts = [[i % 65] * (1 + 5 * i % 40) for i in range(11)]
+    together = list(zip(*generate_many(ours, prompts, config), strict=True))
+    assert together == [tuple(generate(ours, prompt, config, i)) for i, prompt in enumerate(prompts)]
+
+
+def test_more_than_fits_is_refused():
+    reader = NativeModel(both("gpt", SHAPES[0])[1]).reader()
+    reader.read([1] * 16)
+    with pytest.raises(ValueError, match="17 tokens do not fit"):
+        reader.read([1])
+
+
+def test_beyond_the_context_a_model_reads_on_one_by_one():
+    reader = NativeModel(both("modern", SHAPES[0])[1]).reader()
+    reader.read([1] * 16)
+    reader.read([1])
+    with pytest.raises(ValueError, match="19 tokens do not fit"):
+        reader.read([1, 2])
+
+
+# ---- the compiler -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def new_home(tmp_path, monkeypatch) -> Path:
+    """An empty cache, nothing loaded yet, and a compiler that need not hurry what it makes."""
+    monkeypatch.setenv("MINIGPT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(native_engine, "FLAGS", ("-O0", "-march=native", "-std=gnu11", "-shared", "-fPIC"))
+    monkeypatch.setattr(native_engine, "library", lru_cache(maxsize=1)(library.__wrapped__))
+    return tmp_path / "home"
+
+
+def compiler(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_it_is_compiled_once(new_home, monkeypatch):
+    native_engine.library()
+    (made,) = new_home.iterdir()
+    native_engine.library.cache_clear()
+    monkeypatch.setattr(native_engine, "_compile", lambda *_: pytest.fail("compiled again"))
+    native_engine.library()
+    assert list(new_home.iterdir()) == [made]
+
+
+def test_two_programs_may_compile_at_once(new_home):
+    program = [sys.executable, "-c", "from minigpt.native_engine import library; library().room"]
+    processes = [subprocess.Popen(program, cwd=Path(__file__).parent.parent) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert {path.suffix for path in new_home.iterdir()} == {".so"}
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"no library", lambda data: data[: len(data) // 2]])
+def test_a_damaged_library_is_made_anew(new_home, damage):
+    native_engine.library()
+    (made,) = new_home.iterdir()
+    data = made.read_bytes()
+    made.unlink()  # another file of this name: this process still uses the old one
+    made.write_bytes(damage(data))
+    native_engine.library.cache_clear()
+    assert native_engine.library().room
+    assert made.read_bytes() == data
+
+
+@pytest.mark.parametrize("cc", [None, "", "no-such-compiler", "/"])
+def test_without_a_compiler_it_says_so(new_home, monkeypatch, cc):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    if cc is not None:
+        monkeypatch.setenv("CC", cc)
+    with pytest.raises(NoCompiler):
+        native_engine.library()
+
+
+@pytest.mark.parametrize(
+    "script", ["echo it is broken >&2; exit 1", "exit 0", 'while [ "$1" != -o ]; do shift; done; echo x >$2']
+)
+def test_a_compiler_that_fails_is_no_compiler(new_home, monkeypatch, tmp_path, script):
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", script))
+    with pytest.raises(NoCompiler, match="cc"):
+        native_engine.library()
+
+
+def test_a_compiler_without_openmp_will_do(new_home, monkeypatch, tmp_path):
+    real = shlex.join(native_engine.find_compiler())
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", f'case "$*" in *-fopenmp*) exit 1;; esac; exec {real} "$@"'))
+    model, numpy_model = both("gpt", SHAPES[1])
+    scores = NativeModel(numpy_model, threads=2).reader().read([1, 2, 3])
+    np.testing.assert_allclose(scores, scores_of_torch(model, [1, 2, 3])[-1], atol=1e-4)
+
+
+def test_a_cache_that_cannot_be_written_is_no_compiler(new_home):
+    new_home.write_text("a file where the folder should be")
+    with pytest.raises(NoCompiler):
+        native_engine.library()
