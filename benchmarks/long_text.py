@@ -198,6 +198,9 @@ the ideal at block_size times the work. ± is the standard error of the mean dif
 
 ![Loss by position, against reading anew](long-text.svg)
 
+No way gets worse with the length of the text. That halves can be better than anew says how little these models, after a few
+minutes of training, make of the far end of their context (docs/decisions.md has more); a longer training was not measured.
+
 Written by the same model in C (modern-64, float32), tokens a second of each {PACE:,} after the first 1,000:
 {", ".join(f"{speed:,.0f}" for speed in speeds)}. Memory of the process, torch
 and all, after 1,000 tokens {memory[0]:.1f} MiB, after {WRITTEN + 1000:,} {memory[1]:.1f} MiB.

@@ -122,7 +122,7 @@ class NativeModel:
         self.cores = threads or min(os.cpu_count() or 1, 8)
         self.model = self._describe(model)
         weights = sum(array.nbytes for array in self.kept)
-        self.threads = 1 if weights < SMALL else self.cores
+        self.threads = threads or (1 if weights < SMALL else self.cores)
 
     def reader(self) -> "NativeReader":
         """One text that is written with this model."""

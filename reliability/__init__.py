@@ -1,6 +1,7 @@
 """Nothing is lost, nothing is trusted: suites that try to break what minigpt promises, in hundreds or thousands of ways.
 
     suite           what a suite is, and how it is run: from a seed, in parts, over several processes
+    audit           notices when the package executes what it read
     trainings       small trainings in processes of their own, to be killed, starved and disturbed
     disturbances    how to strike a training at a chosen moment, and what must hold afterwards
     kills           SIGKILL at any time and at every step of a save; the order of what reaches the disk

@@ -21,7 +21,6 @@ import torch
 from minigpt import lock
 from minigpt.checkpoint import Run, load, read_run_config
 from minigpt.files import MANIFEST, sha256, to_json
-from minigpt.model import GPT
 from minigpt.modern import ModernGPT
 
 from . import audit
@@ -169,23 +168,23 @@ EXTREMES: list[Any] = [
     "", "gpt2", "qwen3", "minigpt-bigram", "minigpt-rung", "cuda", "\x1b[2J", "<b>", "../../x", "{{ 7 * 7 }}", "\0", "é" * 300, "x" * 10**5,
     None, True, False, [], {}, [[]], [0], [-1, 2], {"": {}}, [1] * 1000, *RAW,
 ]  # fmt: skip
+KINDS = ("config.json", "tokenizer.json", "model.safetensors", "state.json", "optimizer.safetensors", MANIFEST)
 DTYPES = ["F32", "F64", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3", "C64", "F4", "X"]
 
 
 def fuzz_files(trial: Trial) -> str:
     """One file of a run is changed in some places, with a manifest that knows of it, or none; then the run is used."""
     rng, run = trial.rng, shutil.copytree(trial.shared / "run", trial.folder / "run")
-    kind = ("config.json", "tokenizer.json", "model.safetensors", "state.json", "optimizer.safetensors", MANIFEST)[trial.number % 6]
+    kind = rng.choice(KINDS)
     step = next((run / "checkpoints").iterdir())
-    folder = step if kind in ("state.json", "optimizer.safetensors") or (kind != "config.json" and rng.random() < 0.2) else run
-    path = (run if kind == "tokenizer.json" else folder) / kind
+    path = rng.choice([folder / kind for folder in (run, step) if (folder / kind).exists()])
     whole = path.read_bytes()
     data = spoiled_tensors(rng, whole) if path.suffix == ".safetensors" else spoiled_json(rng, whole)
     path.write_bytes(data)
     if kind != MANIFEST:
         vouch(path, rng)
     warm(trial.shared)
-    how = (opened_by_transformers_name, load_and_use, resume_and_use)[2 if path.parent == step else rng.random() < 0.7]
+    how = resume_and_use if path.parent == step else rng.choice((load_and_use, load_and_use, open_and_use))
     try:
         with bounded(len(data)):
             how(run)
@@ -218,7 +217,8 @@ def resume_and_use(run: Path) -> None:
     forward(Run.resume(run, max_iters=4)[0].model)
 
 
-def opened_by_transformers_name(run: Path) -> None:
+def open_and_use(run: Path) -> None:
+    """As a folder that transformers may have written."""
     forward(ModernGPT.from_pretrained(run))
 
 
@@ -231,7 +231,7 @@ def forward(model: Any) -> None:
 def warm(shared: Path) -> None:
     """What is loaded and remembered at the first use is no affair of a trial."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, use in enumerate((opened_by_transformers_name, load_and_use, resume_and_use)):
+        for name, use in enumerate((open_and_use, load_and_use, resume_and_use)):
             run = shutil.copytree(shared / "run", Path(folder) / str(name))
             use(run)
             let_go(run)
@@ -481,12 +481,12 @@ def hostile_corpus(trial: Trial) -> str:
     for command, arguments in COMMANDS.items():
         spoil(hostile_copy(trial, name))
         code, said = run_minigpt(arguments, trial.folder, on_guard)
-        must = refusing.startswith("both") or (refusing == "use") == (command != "resume") and refusing == "use"
+        must = refusing.startswith("both") or (refusing == "use" and command != "resume")
         check_ended(trial, f"{name}: {command}", code, said, must)
         ended.append(code)
     hostile = hostile_copy(trial, name)
     spoil(hostile)
-    code, said = in_a_child(trial.folder, lambda: opened_by_transformers_name(hostile))
+    code, said = in_a_child(trial.folder, lambda: open_and_use(hostile))
     check_ended(trial, f"{name}: from_pretrained", code, said, refusing in ("both", "use"))
     return "refused wherever it is read" if 1 in ended else "nothing to refuse"
 
@@ -534,14 +534,11 @@ def in_a_child(folder: Path, act: Callable[[], None]) -> tuple[int, str]:
 def check_ended(trial: Trial, what: str, code: int, said: str, refused: bool) -> None:
     trial.check(not (trial.folder / "EXECUTED").exists(), f"{what}: executed")
     trial.check(code in ((1,) if refused else (0, 1)) and "Traceback" not in said, f"{what}: ended with {code}: {said[-600:]}")
-    trial.check(not set(map(chr, range(127, 160))) | {"\x1b", "\x07"} & set(said), f"{what}: said {said[-600:]!r}") if 0 else None
-    trial.check(not any(char in said for char in "\x1b\x07\x9b"), f"{what}: said {said[-600:]!r}")
-    shown = trial.folder / "stdout.txt"
-    if shown.exists() and "info" in what:
-        trial.check(not any(char in shown.read_text() for char in "\x1b\x07\x9b"), f"{what}: showed {shown.read_text()[-600:]!r}")
-    card = trial.folder / "run" / "README.md"
-    if card.is_file():
-        trial.check("<script" not in card.read_text() and "\n# big" not in card.read_text(), f"{what}: the card is broken")
+    shown = trial.folder / "stdout.txt"  # of all commands so far
+    for text in (said, shown.read_text()) if shown.exists() else (said,):
+        trial.check(not any(char in text for char in "\x1b\x07\x9b"), f"{what}: control sequences in {text[-600:]!r}")
+    card = (trial.folder / "run" / "README.md").read_text()
+    trial.check(not any(part in card for part in ("<script", "\n# big", "\x1b", "|[x](")), f"{what}: the card is broken: {card}")
     if code == 1:
         trial.check(said.count("minigpt: ") == 1, f"{what}: said more than one thing: {said[-600:]}")
 
@@ -549,11 +546,11 @@ def check_ended(trial: Trial, what: str, code: int, said: str, refused: bool) ->
 SUITES = [
     Suite("damaged-bits", "Whichever bit of a run is flipped, of weights, settings, tokenizer, manifests or checkpoint: it is "
           "refused with one clear error, or what is loaded is the same to the last bit. A trial is the 8 bits of a byte.",
-          damaged_bits, count_bytes, 200, prepare, together=1000),
+          damaged_bits, count_bytes, 200, prepare, together=1000, in_memory=True),
     Suite("damaged-lengths", "Wherever a file of a run is cut off: it is refused with one clear error, or what is loaded is "
-          "the same to the last bit.", damaged_lengths, count_bytes, 300, prepare, together=2000),
+          "the same to the last bit.", damaged_lengths, count_bytes, 300, prepare, together=2000, in_memory=True),
     Suite("fuzz-files", "Whatever stands in the files of a run: it is used, or refused with one clear error, within a second "
-          "and 200 MB beside the file.", fuzz_files, 200_000, 500, prepare, together=500),
+          "and 200 MB beside the file.", fuzz_files, 200_000, 500, prepare, together=500, in_memory=True),
     Suite("hostile-corpus", "Files that were made to harm, one by one: none is executed, each is refused with one clear error "
           "by every command that reads it, and nothing of them controls a terminal or a page.",
           hostile_corpus, len(CASES), 8, prepare),

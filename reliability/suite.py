@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SEED = 20261125
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Suite:
     quick: int  # of them in `make test`, spread evenly
     prepare: Callable[[Path], None] = lambda folder: None  # makes in a folder what all trials share
     together: int = 1  # trials in one part: what is recorded at once
+    in_memory: bool = False  # its folders are in memory where the system has a place for that: many small files, soon gone
 
     def count(self, shared: Path) -> int:
         return self.full if isinstance(self.full, int) else self.full(shared)
@@ -63,7 +65,7 @@ def run_part(suite: Suite, seed: int, numbers: Sequence[int], shared: Path) -> d
     outcomes: Counter[str] = Counter()
     failures, slowest, began = [], 0.0, time.perf_counter()
     for number in numbers:
-        folder = Path(tempfile.mkdtemp(prefix=f"minigpt-{suite.name}-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"minigpt-{suite.name}-", dir=MEMORY if suite.in_memory else None))
         started = time.perf_counter()
         try:
             outcomes[suite.trial(Trial(number, random.Random(f"{seed} {suite.name} {number}"), folder, shared))] += 1
