@@ -13,7 +13,7 @@ from minigpt import Batches, BigramLanguageModel, Progress, Run, SampleConfig, T
 from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
-from minigpt.program import training_device, program
+from minigpt.program import program, training_device
 
 BLOCK_SIZE = 8  # characters in a window: eight lessons of "after this one comes that one"
 HYPERPARAMETERS = {

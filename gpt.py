@@ -15,7 +15,7 @@ from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell, say
 from minigpt.planner import plan
-from minigpt.program import training_device, one_of, program, running_s
+from minigpt.program import one_of, program, running_s, training_device
 
 HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
     "n_layer": (4, 6),  # blocks, stacked

@@ -1,6 +1,7 @@
 """Run the suites in full: python -m reliability [NAME ...] [--seed N] [--jobs N] [--most N], or `make soak` for all of them.
 
-What is done is kept in build/reliability/, so that it can be stopped (Ctrl-C) and started. Writes docs/reliability/NAME.json
+What is done is kept in build/reliability/, so that it can be stopped (Ctrl-C) and started; after a change of the code it
+begins anew. Writes docs/reliability/NAME.json
 for each suite, and the table in docs/reliability/README.md. Hours on two processor cores; nothing is timed, so other
 programs may run meanwhile.
 """
@@ -8,6 +9,7 @@ programs may run meanwhile.
 import argparse
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import subprocess
@@ -67,7 +69,7 @@ def soak(suite: Suite, seed: int, jobs: int, most: int | None) -> dict[str, Any]
     parts = []
     with Progress(*bar) as progress:
         task = progress.add_task(suite.name, total=None)
-        for part, total in run_full(suite, ROOT / "build" / "reliability", seed, jobs, most):
+        for part, total in run_full(suite, ROOT / "build" / "reliability" / version(), seed, jobs, most):
             parts.append(part)
             progress.update(task, total=total, advance=part["trials"])
             for failure in part["failures"]:
@@ -77,6 +79,14 @@ def soak(suite: Suite, seed: int, jobs: int, most: int | None) -> dict[str, Any]
         f"{suite.name}, seed {seed}: {result['trials']:,} trials, {result['failed']} failed; {outcomes(result)}", flush=True
     )
     return result
+
+
+def version() -> str:
+    """A name for the code that is tried."""
+    files = sorted(
+        path for folder in ("minigpt", "reliability") for path in (ROOT / folder).rglob("*.*") if path.suffix != ".pyc"
+    )
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def outcomes(result: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SEED = 20261125
+_work: "tuple[Suite, int, Path]"  # of a process of the pool
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -108,20 +109,28 @@ def run_full(
     for part in done:
         yield part, total
     starts = [first for first in range(0, total, suite.together) if first not in there]
-    # Sessions of their own: Ctrl-C is for this process alone, which lets them finish what they have begun.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=os.setsid) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (suite, seed, shared)) as pool:
         try:
-            waiting = [
-                pool.submit(run_part, suite, seed, range(first, min(first + suite.together, total)), shared)
-                for first in starts
-            ]
-            for future in as_completed(waiting):
+            parts = [pool.submit(_part, first, min(first + suite.together, total)) for first in starts]
+            for future in as_completed(parts):
                 part = future.result()  # a process that crashed ends the suite: that is a finding too
                 with lines.open("a") as file:
                     file.write(json.dumps(part) + "\n")
                 yield part, total
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin(*what: Any) -> None:
+    """In each process of the pool: what it works on. A session of its own, so that Ctrl-C is for its parent alone."""
+    global _work
+    _work = what
+    os.setsid()
+
+
+def _part(first: int, end: int) -> dict[str, Any]:
+    suite, seed, shared = _work
+    return run_part(suite, seed, range(first, end), shared)
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
