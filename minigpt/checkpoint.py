@@ -404,7 +404,9 @@ def read_run_config(folder: Path) -> dict[str, Any]:
             f"{folder} has format {about['format']}; minigpt {__version__} reads formats up to {FORMAT}, so upgrade minigpt"
         )
     if config.get("model_type") not in list(MODELS):
-        raise ValueError(f"{path} names the model type {str(config.get('model_type'))[:50]!r}; known are {', '.join(MODELS)}")
+        raise ValueError(
+            f"{path} names the model type {str(config.get('model_type'))[:50]!r}; known are {', '.join(MODELS)}"
+        )
     try:
         _check_about(about)
     except ValueError as error:
@@ -510,7 +512,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     recent = plain.setdefault("recent", [])
     if not isinstance(recent, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in recent):
         raise ValueError(f"{path} is damaged: recent is {str(recent)[:50]!r}")
-    values = [(name, plain[name]) for name in kinds.keys() & plain.keys() - {"recent"}] + [("recent", x) for pair in recent for x in pair]
+    values = [(name, plain[name]) for name in kinds if name in plain and name != "recent"]
+    values += [("recent", value) for pair in recent for value in pair]
     for name, value in values:
         if type(value) not in ((int,) if kinds[name] is int else (int, float)) or not value >= 0:
             raise ValueError(f"{path} is damaged: {name} is {str(value)[:50]!r}")

@@ -179,7 +179,7 @@ def with_muon(recipe: dict[str, Any], n_embd: int) -> dict[str, Any]:
     return recipe | dict(optimizer="muon", learning_rate=rate, min_lr=0.0, schedule="linear", warmup_iters=0, beta1=0.85)
 
 
-def check(config: Any, relations: Mapping[tuple[str, ...], Callable[[], str]]  = {}) -> None:
+def check(config: Any, relations: Mapping[tuple[str, ...], Callable[[], str]] = {}) -> None:
     """Raise ValueError naming every field of a config that has the wrong type or is out of range, all at once.
 
     relations: fields -> what is wrong between them, in words; asked if each of them alone is right.

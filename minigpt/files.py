@@ -206,7 +206,9 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None)
     try:
         with checked(path).open("rb") as file:
             if (header := int.from_bytes(file.read(8), "little")) > LARGEST_HEADER:
-                raise ValueError(f"{path} is no file of weights, or one of a million tensors (its header has {header:,} bytes)")
+                raise ValueError(
+                    f"{path} is no file of weights, or one of a million tensors (its header has {header:,} bytes)"
+                )
         if expected is not None:
             _check_header(path, expected)
         return safetensors.torch.load_file(path)

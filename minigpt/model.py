@@ -110,7 +110,9 @@ class GPT(LanguageModel):
             if config.get(key, ours) not in (ours, "gelu_pytorch_tanh" if key == "activation_function" else ours):
                 raise ValueError(f"this GPT-2 has {key} = {printable(str(config[key]))[:50]}; only {ours!r} can be loaded")
         if config.get("n_inner") not in (None, 4 * shape.n_embd):
-            raise ValueError(f"this GPT-2 has n_inner = {printable(str(config['n_inner']))[:50]}; only 4 * n_embd can be loaded")
+            raise ValueError(
+                f"this GPT-2 has n_inner = {printable(str(config['n_inner']))[:50]}; only 4 * n_embd can be loaded"
+            )
         with torch.device("meta"):
             return cls(shape)
 

@@ -121,7 +121,13 @@ def everything(run: Path, resume: bool) -> dict[str, Any]:
     optimizer = state.pop("optimizer").state
     tensors = {f"{i} {key}": value for i, own in enumerate(optimizer.values()) for key, value in own.items()}
     weights = digest(dict(resumed.model.named_parameters()) | tensors)
-    return {"weights": weights, "tokenizer": resumed.tokenizer.to_hf(), "state": state, "notes": notes, "about": resumed.about}
+    return {
+        "weights": weights,
+        "tokenizer": resumed.tokenizer.to_hf(),
+        "state": state,
+        "notes": notes,
+        "about": resumed.about,
+    }
 
 
 @cache
@@ -298,7 +304,9 @@ def spoiled_bytes(rng: Random, data: bytes) -> bytes:
     """Some bytes lost, doubled, overwritten or put in."""
     start = rng.randrange(len(data))
     end = min(len(data), start + rng.choice((1, 2, 8, 64, 1000)))
-    piece = rng.choice((b"", data[start:end] * 2, rng.randbytes(end - start), data[start:end][::-1], b"\0" * rng.randrange(5000)))
+    piece = rng.choice(
+        (b"", data[start:end] * 2, rng.randbytes(end - start), data[start:end][::-1], b"\0" * rng.randrange(5000))
+    )
     return data[:start] + piece + data[end:]
 
 
@@ -321,7 +329,9 @@ def spoiled_tensors(rng: Random, data: bytes) -> bytes:
         if what == 3:
             entry["dtype"] = rng.choice(DTYPES)
         elif what == 4:
-            entry["shape"] = rng.choice(([], [0], [2**62, 4], [2**32, 2**32], [-1], [1] * 1000, [10**12], entry["shape"][::-1]))
+            entry["shape"] = rng.choice(
+                ([], [0], [2**62, 4], [2**32, 2**32], [-1], [1] * 1000, [10**12], entry["shape"][::-1])
+            )
         elif what == 5:
             first, last = entry["data_offsets"]
             wrong = ([last, first], [0, last], [first, last + 4], [first, 2**63], [first - 4, last - 4], [0, 0], [first])
@@ -533,12 +543,16 @@ def in_a_child(folder: Path, act: Callable[[], None]) -> tuple[int, str]:
 
 def check_ended(trial: Trial, what: str, code: int, said: str, refused: bool) -> None:
     trial.check(not (trial.folder / "EXECUTED").exists(), f"{what}: executed")
-    trial.check(code in ((1,) if refused else (0, 1)) and "Traceback" not in said, f"{what}: ended with {code}: {said[-600:]}")
+    trial.check(
+        code in ((1,) if refused else (0, 1)) and "Traceback" not in said, f"{what}: ended with {code}: {said[-600:]}"
+    )
     shown = trial.folder / "stdout.txt"  # of all commands so far
     for text in (said, shown.read_text()) if shown.exists() else (said,):
         trial.check(not any(char in text for char in "\x1b\x07\x9b"), f"{what}: control sequences in {text[-600:]!r}")
     card = (trial.folder / "run" / "README.md").read_text()
-    trial.check(not any(part in card for part in ("<script", "\n# big", "\x1b", "|[x](")), f"{what}: the card is broken: {card}")
+    trial.check(
+        not any(part in card for part in ("<script", "\n# big", "\x1b", "|[x](")), f"{what}: the card is broken: {card}"
+    )
     if code == 1:
         trial.check(said.count("minigpt: ") == 1, f"{what}: said more than one thing: {said[-600:]}")
 

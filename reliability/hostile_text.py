@@ -1,6 +1,6 @@
 """Texts and settings that nobody would give on purpose: taken exactly as they are, or refused in plain words.
 
-Next: surroundings.py
+Next: numbers.py
 """
 
 import codecs
