@@ -28,7 +28,7 @@ class GPTConfig:
     n_layer: int = option(4, "blocks, stacked", 1, 1000)
     n_head: int = option(4, "attention heads in a block", 1, 1024)
     n_embd: int = option(128, "channels: numbers that stand for one token", 1, 2**16)
-    dropout: float = option(0.0, "share of activations set to zero while training", 0, 1, open_high=True)
+    dropout: float = option(0.0, "share of activations set to zero while training", 0, 0.99)
 
     def __post_init__(self) -> None:
         check(self, {("n_embd", "n_head"): self._uneven})

@@ -154,7 +154,7 @@ def read_bytes(path: Path) -> bytes:
 
 def checked(path: Path) -> Path:
     """The path itself, if a regular file is there, in this very folder. Raises ValueError or FileNotFoundError otherwise."""
-    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent)):
         raise ValueError(f"{path} is a link that leaves its folder")
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
@@ -205,7 +205,10 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None)
 
     try:
         with checked(path).open("rb") as file:
-            if (header := int.from_bytes(file.read(8), "little")) > LARGEST_HEADER:
+            header = int.from_bytes(file.read(8), "little")
+            if not header or header + 8 > path.stat().st_size:
+                raise ValueError(f"{path} is not a whole safetensors file")
+            if header > LARGEST_HEADER:
                 raise ValueError(
                     f"{path} is no file of weights, or one of a million tensors (its header has {header:,} bytes)"
                 )

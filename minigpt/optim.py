@@ -36,7 +36,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         {"params": kinds["decay"], "weight_decay": config.weight_decay, "orthogonal": False},
         {"params": kinds["keep"], "weight_decay": 0.0, "orthogonal": False},
     ]
-    betas = (config.beta1, config.beta2)
+    betas = (float(config.beta1), float(config.beta2))  # 0 is a value too, and torch wants both of one type
     optimizer = Muon if config.optimizer == "muon" else torch.optim.AdamW
     return optimizer([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True)
 

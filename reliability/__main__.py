@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes  [default: one a core]"
     )
-    parser.add_argument("--most", type=int, metavar="N", help="at most so many trials of each; writes no results")
+    parser.add_argument("--most", type=int, metavar="N", help="about so many trials of each")
     asked = parser.parse_args()
     if unknown := set(asked.names) - SUITES.keys():
         parser.error(f"there is no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
@@ -49,8 +49,7 @@ def main() -> None:
         for suite in [SUITES[name] for name in asked.names] or SUITES.values():
             result = soak(suite, asked.seed, asked.jobs, asked.most)
             failed += result["failed"]
-            if asked.most is None:
-                publish(suite, result, asked.seed)
+            publish(suite, result, asked.seed)
         sys.exit(bool(failed))
     print("Stopped; the same command goes on.", file=sys.stderr)
     sys.exit(130)
@@ -74,7 +73,7 @@ def soak(suite: Suite, seed: int, jobs: int, most: int | None) -> dict[str, Any]
             progress.update(task, total=total, advance=part["trials"])
             for failure in part["failures"]:
                 progress.console.print(f"trial {failure['number']}: {failure['why']}", markup=False, highlight=False)
-    result = merged(parts)
+    result = merged(parts) | {"of": total}
     print(
         f"{suite.name}, seed {seed}: {result['trials']:,} trials, {result['failed']} failed; {outcomes(result)}", flush=True
     )
@@ -113,9 +112,9 @@ def publish(suite: Suite, result: dict[str, Any], seed: int) -> None:
         file = RESULTS / f"{name}.json"
         if file.exists():
             r = json.loads(file.read_text())
-            figures = (
-                f"{r['trials']:,} | {r['failed']} | {outcomes(r)} | {r['seconds'] / 60:.0f} | {r['date']}, {r['commit']}"
-            )
+            tried = f"{r['trials']:,}" + f" of {r['of']:,}" * (r["trials"] < r.get("of", 0))
+            minutes = max(1, round(r["seconds"] / 60))
+            figures = f"{tried} | {r['failed']} | {outcomes(r)} | {minutes} | {r['date']}, {r['commit']}"
             rows.append(f"| [{name}]({name}.json) | {one.claim} | {figures} |")
     (RESULTS / "README.md").write_text(
         f"""# Reliability

@@ -169,9 +169,11 @@ RAW = {  # what json.dumps does not write, by what stands for it
     "@surrogate": '"\\ud800"',
 }
 EXTREMES: list[Any] = [
-    0, 1, -1, 2, 3, 7, 8, 16, 62, 63, 64, 255, 1000, 1001, 2**20, 2**24, 2**31, 2**53, 2**63, 2**64 - 1, 10**9, 10**400, -(2**63),
+    0, 1, -1, 2, 3, 7, 8, 16, 62, 63, 64, 255, 1000, 1001, 2**20, 2**24, 2**31, 2**53, 2**63, 2**64 - 1, 10**9,
+    10**400, -(2**63),
     0.0, 0.5, 1.0, 16.0, -1.5, 1e308, float("nan"), float("inf"), -float("inf"),
-    "", "gpt2", "qwen3", "minigpt-bigram", "minigpt-rung", "cuda", "\x1b[2J", "<b>", "../../x", "{{ 7 * 7 }}", "\0", "é" * 300, "x" * 10**5,
+    "", "gpt2", "qwen3", "minigpt-bigram", "minigpt-rung", "cuda", "\x1b[2J", "<b>", "../../x", "{{ 7 * 7 }}", "\0",
+    "é" * 300, "x" * 10**5,
     None, True, False, [], {}, [[]], [0], [-1, 2], {"": {}}, [1] * 1000, *RAW,
 ]  # fmt: skip
 KINDS = ("config.json", "tokenizer.json", "model.safetensors", "state.json", "optimizer.safetensors", MANIFEST)
@@ -419,10 +421,19 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a pickle as weights": (lambda r: (r / WEIGHTS).write_bytes(pickled()), "use"),
     "a pickle as config.json": (lambda r: (r / CONFIG).write_bytes(pickled()), "both"),
     "a pickle as tokenizer.json": (lambda r: (r / TOKENIZER).write_bytes(pickled()), "both but from_pretrained"),
-    "pickles beside": (lambda r: [(r / f"pytorch_model{end}").write_bytes(pickled()) for end in (".bin", ".pt", ".pkl")], "neither"),
+    "pickles beside": (
+        lambda r: [(r / f"pytorch_model{end}").write_bytes(pickled()) for end in (".bin", ".pt", ".pkl")],
+        "neither",
+    ),
     "pickles instead": (lambda r: [(r / "pytorch_model.bin").write_bytes(pickled()), (r / WEIGHTS).unlink()], "use"),
-    "code beside": (lambda r: [(r / f"{name}.py").write_text("open('EXECUTED', 'w')") for name in ("modeling", "torch", "sitecustomize")], "neither"),
-    "code to trust": (lambda r: change(r, CONFIG, auto_map={"AutoModel": "modeling.Model"}, trust_remote_code=True), "both but from_pretrained"),
+    "code beside": (
+        lambda r: [(r / f"{name}.py").write_text("open('EXECUTED', 'w')") for name in ("torch", "sitecustomize")],
+        "neither",
+    ),
+    "code to trust": (
+        lambda r: change(r, CONFIG, auto_map={"AutoModel": "modeling.Model"}, trust_remote_code=True),
+        "both but from_pretrained",
+    ),
     "a template": (lambda r: change(r, "tokenizer_config.json", chat_template="{{ ''.__class__.__mro__ }}"), "neither"),
     "10^9 blocks": (lambda r: change(r, CONFIG, num_hidden_layers=10**9), "both"),
     "1000 blocks": (lambda r: change(r, CONFIG, num_hidden_layers=1000), "both"),
@@ -446,8 +457,14 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "deep objects": (lambda r: (r / CONFIG).write_text('{"a":' * 10**6), "both"),
     "a deep value": (lambda r: (r / CONFIG).write_text('{"model_type": ' + "[" * 900 + "]" * 900 + "}"), "both"),
     "an empty config.json": (lambda r: (r / CONFIG).write_text(""), "both"),
-    "a bomb of tokens": (lambda r: change(r, TOKENIZER, model={"vocab": {str(i): 10**9 for i in range(10**5)}}), "both but from_pretrained"),
-    "unsortable tokens": (lambda r: change(r, TOKENIZER, model={"vocab": {"a": 1, "b": "x", "c": None}}), "both but from_pretrained"),
+    "a bomb of tokens": (
+        lambda r: change(r, TOKENIZER, model={"vocab": {str(i): 10**9 for i in range(10**5)}}),
+        "both but from_pretrained",
+    ),
+    "unsortable tokens": (
+        lambda r: change(r, TOKENIZER, model={"vocab": {"a": 1, "b": "x", "c": None}}),
+        "both but from_pretrained",
+    ),
     "a link to /etc/passwd": (lambda r: instead(r / CONFIG, lambda p: p.symlink_to("/etc/passwd")), "both"),
     "a link to /dev/zero": (lambda r: instead(r / WEIGHTS, lambda p: p.symlink_to("/dev/zero")), "use"),
     "a link to nowhere": (lambda r: instead(r / WEIGHTS, lambda p: p.symlink_to("nowhere")), "use"),
@@ -461,11 +478,23 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder as samples": (lambda r: instead(r / "samples.jsonl", os.mkdir), "neither"),
     "control sequences in names": (lambda r: change_text(r, name=ESCAPES, paths=[ESCAPES]), "neither"),
     "control sequences in keys": (lambda r: change(r, CONFIG, **{ESCAPES: ESCAPES}), "both but from_pretrained"),
-    "control sequences in the version": (lambda r: change(r, CONFIG, minigpt={"format": 1, "version": ESCAPES}), "both but from_pretrained"),
-    "metrics of another kind": (lambda r: (r / "metrics.jsonl").write_text('{"val_loss": "x", "step": [1], "time": {"\\u001b[2J": "y"}}\n'), "neither"),
+    "control sequences in the version": (
+        lambda r: change(r, CONFIG, minigpt={"format": 1, "version": ESCAPES}),
+        "both but from_pretrained",
+    ),
+    "metrics of another kind": (
+        lambda r: (r / "metrics.jsonl").write_text('{"val_loss": "x", "step": [1], "time": {"\\u001b[2J": "y"}}\n'),
+        "neither",
+    ),
     "samples of another kind": (lambda r: (r / "samples.jsonl").write_text('{"text": {"a": 1}, "step": "x"}\n'), "neither"),
-    "a manifest of other folders": (lambda r: manifest(r, {"../../x": {"size": 1, "sha256": "0"}}), "both but from_pretrained"),
-    "a manifest of control sequences": (lambda r: manifest(r, {CONFIG: {"size": 10**400, "sha256": ESCAPES}}), "both but from_pretrained"),
+    "a manifest of other folders": (
+        lambda r: manifest(r, {"../../x": {"size": 1, "sha256": "0"}}),
+        "both but from_pretrained",
+    ),
+    "a manifest of control sequences": (
+        lambda r: manifest(r, {CONFIG: {"size": 10**400, "sha256": ESCAPES}}),
+        "both but from_pretrained",
+    ),
 }  # fmt: skip
 
 
@@ -554,18 +583,19 @@ def check_ended(trial: Trial, what: str, code: int, said: str, refused: bool) ->
         not any(part in card for part in ("<script", "\n# big", "\x1b", "|[x](")), f"{what}: the card is broken: {card}"
     )
     if code == 1:
-        trial.check(said.count("minigpt: ") == 1, f"{what}: said more than one thing: {said[-600:]}")
+        lines = [line for line in said.splitlines() if line.startswith("minigpt: ")]
+        trial.check(len(lines) == 1, f"{what}: said more than one thing: {said[-600:]}")
 
 
 SUITES = [
-    Suite("damaged-bits", "Whichever bit of a run is flipped, of weights, settings, tokenizer, manifests or checkpoint: it is "
-          "refused with one clear error, or what is loaded is the same to the last bit. A trial is the 8 bits of a byte.",
+    Suite("damaged-bits", "Whichever bit of a run is flipped, of weights, settings, tokenizer, manifests or checkpoint: it "
+          "is refused with one clear error, or what is loaded is the same to the last bit. A trial is the 8 bits of a byte.",
           damaged_bits, count_bytes, 200, prepare, together=1000, in_memory=True),
     Suite("damaged-lengths", "Wherever a file of a run is cut off: it is refused with one clear error, or what is loaded is "
           "the same to the last bit.", damaged_lengths, count_bytes, 300, prepare, together=2000, in_memory=True),
-    Suite("fuzz-files", "Whatever stands in the files of a run: it is used, or refused with one clear error, within a second "
-          "and 200 MB beside the file.", fuzz_files, 200_000, 500, prepare, together=500, in_memory=True),
-    Suite("hostile-corpus", "Files that were made to harm, one by one: none is executed, each is refused with one clear error "
-          "by every command that reads it, and nothing of them controls a terminal or a page.",
+    Suite("fuzz-files", "Whatever stands in the files of a run: it is used, or refused with one clear error, within a "
+          "second and 200 MB beside the file.", fuzz_files, 200_000, 500, prepare, together=500, in_memory=True),
+    Suite("hostile-corpus", "Files that were made to harm, one by one: none is executed, each is refused with one clear "
+          "error by every command that reads it, and nothing of them controls a terminal or a page.",
           hostile_corpus, len(CASES), 8, prepare),
 ]  # fmt: skip

@@ -92,7 +92,7 @@ def run_quick(suite: Suite, shared: Path, seed: int = SEED) -> dict[str, Any]:
 def run_full(
     suite: Suite, folder: Path, seed: int, jobs: int, most: int | None = None
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    """All trials (or the first `most`), over `jobs` processes -> each part as it is there, and the number of all trials.
+    """All trials (or about `most` of them, spread evenly), over `jobs` processes -> each part as it is there, and the number of all trials.
 
     Parts are kept in `folder`; what an earlier call did is not done again, but told first.
     """
@@ -103,12 +103,15 @@ def run_full(
         (folder / "unfinished").mkdir()
         suite.prepare(folder / "unfinished")
         (folder / "unfinished").rename(shared)
-    total = min(suite.count(shared), most or 10**9)
+    total = suite.count(shared)
+    firsts = range(0, total, suite.together)
+    if most and most < total:
+        firsts = firsts[:: -(-total // most)]  # spread over all of them
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     there = {part["first"] for part in done}
     for part in done:
         yield part, total
-    starts = [first for first in range(0, total, suite.together) if first not in there]
+    starts = [first for first in firsts if first not in there]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (suite, seed, shared)) as pool:
         try:
             parts = [pool.submit(_part, first, min(first + suite.together, total)) for first in starts]

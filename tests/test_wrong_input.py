@@ -154,7 +154,7 @@ def test_a_number_that_writing_cannot_use_is_refused(refused, trained, name, val
 
 @pytest.mark.parametrize("value", ["1", "1.5", "-0.1", "nan"])
 def test_a_dropout_that_leaves_nothing_is_refused(refused, text_file, value):
-    refused("train", "my.txt", "--dropout", value, code=2, names=["dropout", "below 1"])
+    refused("train", "my.txt", "--dropout", value, code=2, names=["dropout", "0.99"])
 
 
 @pytest.mark.parametrize(("n_embd", "n_head", "cure"), [(384, 5, "4 or 6"), (16, 3, "2 or 4"), (16, 32, "16")])
