@@ -189,7 +189,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
+        raise ValueError(f"{path} is not valid JSON ({printable(str(error))[:200]})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not a {type(value).__name__}")
     return value
@@ -216,7 +216,7 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None)
             _check_header(path, expected)
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OverflowError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+        raise ValueError(f"{path} is not a whole safetensors file ({printable(str(error))[:200]})") from None
 
 
 def sha256(data: bytes) -> str:

@@ -10,6 +10,7 @@
     resuming        going on gives the same bits as never having stopped
     hostile_files   model folders that were damaged or made to harm
     hostile_text    texts and settings that nobody would give on purpose
+    surroundings    locales, paths, clocks, terminals
     numbers         NaN and infinity, wherever they come from
     suites          all of them by name
 

@@ -94,7 +94,7 @@ def outcomes(result: dict[str, Any]) -> str:
 
 
 def publish(suite: Suite, result: dict[str, Any], seed: int) -> None:
-    """Write the result of a suite, and the table of all of them."""
+    """Write the result of a suite, and the page anew."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     about = {
         "suite": suite.name,
@@ -107,12 +107,17 @@ def publish(suite: Suite, result: dict[str, Any], seed: int) -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{suite.name}.json").write_text(json.dumps(about | result, indent=2) + "\n")
+    write_page()
+
+
+def write_page() -> None:
+    """The table of all suites that have a result."""
     rows = []
     for name, one in SUITES.items():
         file = RESULTS / f"{name}.json"
         if file.exists():
             r = json.loads(file.read_text())
-            tried = f"{r['trials']:,}" + f" of {r['of']:,}" * (r["trials"] < r.get("of", 0))
+            tried = f"{r['trials']:,}" + (f" of {r['of']:,}" if r["trials"] < r.get("of", 0) else "")
             minutes = max(1, round(r["seconds"] / 60))
             figures = f"{tried} | {r['failed']} | {outcomes(r)} | {minutes} | {r['date']}, {r['commit']}"
             rows.append(f"| [{name}]({name}.json) | {one.claim} | {figures} |")

@@ -278,7 +278,8 @@ def spoiled_json(rng: Random, data: bytes) -> bytes:
 
 def spoiled(rng: Random, value: Any) -> Any:
     """A JSON value, changed in one place."""
-    if not isinstance(value, dict | list) or not value or rng.random() < 0.05:
+    whole = any(value is extreme for extreme in EXTREMES)  # shared by all trials, so not to be changed inside
+    if not isinstance(value, dict | list) or not value or whole or rng.random() < 0.05:
         near = [value + 1, value - 1, -value, float(value), str(value)] if type(value) in (int, float) else []
         return rng.choice([*EXTREMES, *near * 5])
     keys = list(value) if isinstance(value, dict) else range(len(value))

@@ -1,6 +1,6 @@
 """Texts and settings that nobody would give on purpose: taken exactly as they are, or refused in plain words.
 
-Next: numbers.py
+Next: surroundings.py
 """
 
 import codecs
@@ -241,6 +241,12 @@ OFTEN = ("utf-8",) * 3 + ("utf-16", "utf-32", "latin-1", "utf-7", "utf-8-sig")
 ODD = "aé€😀\u0301\u202e\ufeff\ufffe\uffff\0\r\n\r\n\t\x1b\x85\u2028\ud800\udfff"
 
 
+MARKS = {
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+}
+
+
 def generated_text(trial: Trial) -> str:
     """What a text comes to is known beforehand: bytes.decode says it, in one piece and by other ways than a corpus."""
     rng = trial.rng
@@ -304,7 +310,10 @@ def encode(text: str, encoding: str) -> bytes:
 
 
 def expected(data: bytes, encoding: str) -> str | None:
-    """The text that these bytes are, or None if they are none."""
+    """The text that these bytes are, or None if they are none. Which way round UTF-16 is, has to be said by its mark."""
+    marks = MARKS.get(codecs.lookup(encoding).name, (b"",))
+    if not data.startswith(marks):
+        return None
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
         text.encode()

@@ -297,15 +297,21 @@ def other_config(trial: Trial) -> str:
 
 
 def other_shape_in_config(trial: Trial) -> str:
-    """The same without a manifest: the weights do not fit."""
+    """The same without a manifest: a size that was doubled does not fit the others, the tokenizer or the weights."""
+    sides = {
+        "hidden_size": ("intermediate_size", "48", "88"),
+        "intermediate_size": ("intermediate_size", "96", "48"),
+        "num_attention_heads": ("num_key_value_heads", "2", "4"),
+        "num_hidden_layers": ("model.safetensors", "bytes; these weights take"),
+        "vocab_size": ("27 tokens", "vocab_size 54"),
+    }
     (trial.folder / "run/manifest.json").unlink()
     path = trial.folder / "run/config.json"
     data = json.loads(path.read_text())
-    key = trial.rng.choice(("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size"))
-    before = data[key]
-    data[key] = before * 2
+    key = trial.rng.choice(list(sides))
+    data[key] *= 2
     path.write_bytes(to_json(data))
-    return refused(trial, resume(trial), 1)
+    return refused(trial, resume(trial), 1, *sides[key])
 
 
 def other_shape_flags(trial: Trial) -> str:

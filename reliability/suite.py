@@ -92,17 +92,18 @@ def run_quick(suite: Suite, shared: Path, seed: int = SEED) -> dict[str, Any]:
 def run_full(
     suite: Suite, folder: Path, seed: int, jobs: int, most: int | None = None
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    """All trials (or about `most` of them, spread evenly), over `jobs` processes -> each part as it is there, and the number of all trials.
+    """All trials (or about `most`, spread evenly), over `jobs` processes -> each part as it is there, and how many trials
+    there are.
 
     Parts are kept in `folder`; what an earlier call did is not done again, but told first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines, shared = folder / f"{suite.name}-{seed}.jsonl", folder / suite.name
     if not shared.exists():
-        shutil.rmtree(folder / "unfinished", ignore_errors=True)
-        (folder / "unfinished").mkdir()
-        suite.prepare(folder / "unfinished")
-        (folder / "unfinished").rename(shared)
+        shutil.rmtree(folder / f"{suite.name}-unfinished", ignore_errors=True)
+        (folder / f"{suite.name}-unfinished").mkdir()
+        suite.prepare(folder / f"{suite.name}-unfinished")
+        (folder / f"{suite.name}-unfinished").rename(shared)
     total = suite.count(shared)
     firsts = range(0, total, suite.together)
     if most and most < total:
