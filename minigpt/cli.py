@@ -1,4 +1,4 @@
-"""The command line: minigpt train | plan | generate | eval | info | explain | check | doctor | ladder.
+"""The command line: minigpt train, plan, generate, chat, novelty, eval, info, explain, check, doctor, ladder.
 
 Here arguments become calls. The flags of `train` and `generate` are the fields of the config classes.
 """
@@ -384,6 +384,79 @@ def generate(
         for piece in write(model, tokenizer, prompt, config, sample, stop):
             print(shown(piece), end="", flush=True)
         print(flush=True)
+
+
+@cli.command()
+@click.argument("run", type=Path, metavar="RUN")
+@click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+@flags(SampleConfig)
+def chat(run: Path, device: str, **flags: Any) -> None:
+    """Write a text together with the best model of RUN, in turns.
+
+    \b
+    minigpt chat runs/my
+    minigpt chat runs/my --temperature 0.8 --max-new-tokens 100
+
+    It goes on from whatever was written, as a model does that has only read. /help lists what can be done; Ctrl-C stops an
+    answer, Ctrl-D ends.
+    """
+    with usage():
+        config = from_dict(SampleConfig, {"max_new_tokens": 200} | {n: v for n, v in flags.items() if v is not None})
+
+    from .chat import Chat
+    from .checkpoint import load
+    from .console import say
+    from .files import without_controls
+
+    model, tokenizer = load(run, choose_device(device))
+    talk = Chat(model, tokenizer, config)
+    say("Write something, and the model goes on from there. /help lists what else can be done.")
+    while not talk.over:
+        try:
+            for piece in talk.answer(input("> ")):
+                print(without_controls(piece), end="", flush=True)
+            print()
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            print()
+        except ValueError as error:
+            say(str(error))
+
+
+@cli.command()
+@click.argument("run", type=Path, metavar="RUN")
+@click.option("--num-samples", type=int, default=5, metavar="N", help="texts to write  [default: 5]")
+@click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
+@click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
+@flags(SampleConfig)
+def novelty(run: Path, num_samples: int, as_json: bool, device: str, **flags: Any) -> None:
+    """Say how much of what the best model of RUN writes stands in its training text, letter for letter.
+
+    \b
+    minigpt novelty runs/my
+    minigpt novelty runs/my --num-samples 20 --temperature 0.5
+
+    Beside it: how much of the validation text does, which the model never saw.
+    """
+    with usage():
+        config = from_dict(SampleConfig, {name: value for name, value in flags.items() if value is not None})
+        if not 1 <= num_samples <= 1000:
+            raise ValueError(f"num_samples is {num_samples}; it must be a whole number from 1 to 1,000")
+
+    from .checkpoint import load, read_run_config
+    from .corpus import load_corpus
+    from .engine import write
+    from .novelty import novelty as compare
+
+    model, tokenizer = load(run, choose_device(device))
+    about = read_run_config(run)["minigpt"]["text"]
+    corpus = load_corpus(_own_text(run, {"text": about}), from_dict(DataConfig, about), tokenizer, "drop")
+    if corpus.sha256 != about["sha256"]:
+        raise ValueError(f"the text that {run} was trained on ({about['name']}) is not here or has changed")
+    samples = ["".join(write(model, tokenizer, "", config, sample)) for sample in range(num_samples)]
+    found = compare(samples, tokenizer.decode(corpus.train), tokenizer.decode(corpus.val))
+    print(json.dumps(found.to_dict()) if as_json else found.describe())
 
 
 @cli.command(name="eval")

@@ -553,3 +553,25 @@ def test_a_training_that_ends_in_nan_names_its_step_and_a_command_that_goes_on(r
     assert code == 0, err
     assert "at step 3 of 8" in err
     assert "learning_rate: 0.03 -> 0.01" in err
+
+
+def test_a_chat_goes_on_from_what_was_written_and_obeys(run_cli, run):
+    result = run_cli("chat", run, "--max-new-tokens", 5, stdin="The king\n/temprature 1\n/text\n/quit\nnever read\n")
+    assert result.code == 0
+    turns = result.out.split("> ")
+    assert len(turns) == 5
+    assert turns[3] == f"The king{turns[1].removesuffix(chr(10))}\n"
+    assert "did you mean /temperature" in result.err
+
+
+def test_a_chat_ends_with_its_input(run_cli, run):
+    assert run_cli("chat", run, "--max-new-tokens", 3, stdin="The\n").code == 0
+
+
+def test_novelty_compares_with_the_text_of_the_run(run_cli, run):
+    result = run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 40)
+    assert result.code == 0
+    assert "quote" in result.out.splitlines()[-1]
+    figures = json.loads(run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 40, "--json").out)
+    assert figures["characters"] == 80
+    assert run_cli("novelty", run, "--num-samples", 0).code == 2

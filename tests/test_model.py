@@ -188,7 +188,7 @@ def test_it_equals_the_gpt2_of_transformers_forward_and_backward(shape, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(activation_function="relu"), "activation_function = 'relu'"),
+        (dict(activation_function="relu"), "activation_function = relu"),
         (dict(n_inner=100), "n_inner = 100"),
         (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon"),
         (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),

@@ -252,7 +252,7 @@ def test_what_we_write_is_read_by_transformers(shape, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(hidden_act="relu"), "hidden_act = 'relu'"),
+        (dict(hidden_act="relu"), "hidden_act = relu"),
         (dict(num_key_value_heads=1), "num_key_value_heads = 1; only 2"),
         (dict(head_dim=16), "head_dim = 16"),
         (dict(intermediate_size=100), "intermediate_size = 100"),
