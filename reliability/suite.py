@@ -99,11 +99,11 @@ def run_full(
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines, shared = folder / f"{suite.name}-{seed}.jsonl", folder / suite.name
-    if not shared.exists():
-        shutil.rmtree(folder / f"{suite.name}-unfinished", ignore_errors=True)
-        (folder / f"{suite.name}-unfinished").mkdir()
-        suite.prepare(folder / f"{suite.name}-unfinished")
-        (folder / f"{suite.name}-unfinished").rename(shared)
+    if not (shared / "prepared").exists():  # in its place, which what is made there may remember
+        shutil.rmtree(shared, ignore_errors=True)
+        shared.mkdir()
+        suite.prepare(shared)
+        (shared / "prepared").touch()
     total = suite.count(shared)
     firsts = range(0, total, suite.together)
     if most and most < total:

@@ -40,7 +40,10 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "MINIGPT_MAX_ITERS": "4", "MINIGPT_OFFLINE": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
     command = re.sub(r"--max-iters (\d)\d*", r"--max-iters \1", command)  # 3000 -> 3, 4000 -> 4
     command = re.sub(r"--minutes \d+", "--minutes 0.05", command)
-    return subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    # An empty standard input: a chat ends at once.
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, input="", check=False
+    )
 
 
 def test_every_command_of_the_tour_works_in_the_order_of_the_page(folder):
