@@ -327,7 +327,14 @@ BEST_MODEL_ONLY = ("no weights", "cut weights", "empty weights")  # resuming rea
 @pytest.mark.parametrize(("damage", "names"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_run_is_told_in_words(refused, run, damage, names, command):
     damage(run)
+    (run / "manifest.json").unlink(missing_ok=True)  # which would only say that something is not as it was
     refused(command, "run", code=1, names=names)
+
+
+def test_a_file_that_is_not_what_was_written_is_told_whatever_it_holds(refused, run):
+    config = (run / "config.json").read_bytes()
+    (run / "config.json").write_bytes(config.replace(b'"seed": 1337', b'"seed": 1338'))
+    refused("generate", "run", code=1, names=["config.json", "SHA-256", "manifest.json"])
 
 
 @pytest.mark.parametrize(
@@ -337,6 +344,7 @@ def test_a_damaged_run_is_told_in_words(refused, run, damage, names, command):
 )
 def test_a_damaged_run_is_not_resumed(refused, run, damage, names):
     damage(run)
+    (run / "manifest.json").unlink(missing_ok=True)
     refused("train", "--resume", "--out", "run", code=1, names=names)
 
 
@@ -357,6 +365,7 @@ def test_the_tokenizer_of_another_run_is_refused(refused, run_cli, tmp_path, run
     (tmp_path / "other.txt").write_text("".join(map(chr, range(32, 127))) * 20)
     assert run_cli("train", "other.txt", "--out", "other", *TINY).code == 0
     shutil.copy(tmp_path / "other" / "tokenizer.json", run / "tokenizer.json")
+    (run / "manifest.json").unlink()
     args = ["--prompt", "~~~"] if command == "generate" else ["other.txt"]
     refused(command, "run", *args, code=1, names=["tokenizer", "95", "39"])
 
