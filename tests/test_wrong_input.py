@@ -288,7 +288,8 @@ def test_an_empty_folder_is_a_place_for_a_run(run_cli, tmp_path, text_file):
 def change(path, **values):
     """Set keys of a JSON file; those set to None are removed."""
     content = json.loads(path.read_text()) | values
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    gone = {name for name, value in values.items() if value is None}
+    path.write_text(json.dumps({name: value for name, value in content.items() if name not in gone}))
 
 
 def cut(path):
@@ -310,8 +311,11 @@ DAMAGES = {
     "no context": (lambda run: change(run / "config.json", max_position_embeddings=None), ["max_position_embeddings"]),
     "a width as text": (lambda run: change(run / "config.json", hidden_size="16"), ["n_embd", "'16'"]),
     "another width": (lambda run: change(run / "config.json", hidden_size=32), ["intermediate_size = 48", "88"]),
-    "another number of layers": (lambda run: change(run / "config.json", num_hidden_layers=2), ["blocks.1", "missing"]),
-    "another vocabulary": (lambda run: change(run / "config.json", vocab_size=40), ["39", "40"]),
+    "another number of layers": (
+        lambda run: change(run / "config.json", num_hidden_layers=2),
+        ["model.safetensors", "bytes"],
+    ),
+    "another vocabulary": (lambda run: change(run / "config.json", vocab_size=40), ["run"]),
     "another activation": (lambda run: change(run / "config.json", hidden_act="relu"), ["relu"]),
     "no tokenizer": (lambda run: (run / "tokenizer.json").unlink(), ["tokenizer.json"]),
     "a broken tokenizer": (lambda run: cut(run / "tokenizer.json"), ["tokenizer.json", "JSON"]),
@@ -450,13 +454,15 @@ def test_a_run_whose_text_is_gone_names_it(refused, tmp_path, run):
     about = json.loads((run / "config.json").read_text())["minigpt"]
     about["text"]["paths"] = [str(tmp_path / "gone.txt")]
     change(run / "config.json", minigpt=about)
+    (run / "manifest.json").unlink()
     refused("train", "--resume", "--out", "run", code=1, names="gone.txt")
     refused("eval", "run", code=1, names="gone.txt")
 
 
 def test_a_run_with_only_damaged_checkpoints_says_which_and_why(refused, run):
-    cut(run / "checkpoints" / "step-00000002" / "optimizer.safetensors")
-    names = ["no checkpoint", "step-00000002", "optimizer.safetensors", "bytes"]
+    for step in (1, 2):
+        cut(run / "checkpoints" / f"step-{step:08d}" / "optimizer.safetensors")
+    names = ["no checkpoint", "step-00000001", "step-00000002", "optimizer.safetensors", "bytes"]
     refused("train", "--resume", "--out", "run", "--max-iters", 5, code=1, names=names)
 
 
@@ -513,6 +519,7 @@ def test_a_text_that_has_moved_is_told_and_can_be_named(run_cli, refused, run, t
     config = json.loads((run / "config.json").read_text())
     config["minigpt"]["text"]["paths"] = ["gone.txt"]
     (run / "config.json").write_text(json.dumps(config))
+    (run / "manifest.json").unlink()
     refused("eval", run, code=1, names=["my.txt", "gone.txt"])
     (tmp_path / "there.txt").write_text(text)
     assert run_cli("train", "there.txt", "--resume", "--out", run, "--max-iters", 3).code == 0
