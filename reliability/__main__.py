@@ -49,7 +49,7 @@ def main() -> None:
         for suite in [SUITES[name] for name in asked.names] or SUITES.values():
             result = soak(suite, asked.seed, asked.jobs, asked.most)
             failed += result["failed"]
-            publish(suite, result, asked.seed)
+            publish(suite, result, asked.seed, asked.most)
         sys.exit(bool(failed))
     print("Stopped; the same command goes on.", file=sys.stderr)
     sys.exit(130)
@@ -93,13 +93,15 @@ def outcomes(result: dict[str, Any]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in result["outcomes"].items())
 
 
-def publish(suite: Suite, result: dict[str, Any], seed: int) -> None:
+def publish(suite: Suite, result: dict[str, Any], seed: int, most: int | None) -> None:
     """Write the result of a suite, and the page anew."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     about = {
         "suite": suite.name,
         "claim": suite.claim,
-        "command": f"python -m reliability {suite.name} --seed {seed}",
+        "command": f"python -m reliability {suite.name} --seed {seed}" + (f" --most {most}" if most else ""),
         "date": str(datetime.date.today()),
         "commit": commit.stdout.strip(),
         "machine": fingerprint(torch.device("cpu")) | {"python": sys.version.split()[0], "system": sys.platform},
