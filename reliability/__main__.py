@@ -95,7 +95,7 @@ def outcomes(result: dict[str, Any]) -> str:
 
 def publish(suite: Suite, result: dict[str, Any], seed: int, most: int | None) -> None:
     """Write the result of a suite, and the page anew."""
-    commit = subprocess.run(
+    commit = _git("rev-parse", "--short", "HEAD") + "-dirty" * bool(_git("status", "--porcelain", "minigpt", "reliability"))
         ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     about = {
@@ -103,13 +103,17 @@ def publish(suite: Suite, result: dict[str, Any], seed: int, most: int | None) -
         "claim": suite.claim,
         "command": f"python -m reliability {suite.name} --seed {seed}" + (f" --most {most}" if most else ""),
         "date": str(datetime.date.today()),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "machine": fingerprint(torch.device("cpu")) | {"python": sys.version.split()[0], "system": sys.platform},
         "seed": seed,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{suite.name}.json").write_text(json.dumps(about | result, indent=2) + "\n")
     write_page()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def write_page() -> None:

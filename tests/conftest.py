@@ -15,6 +15,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from reliability import audit
+
+audit.install()  # for the whole session: nothing that the package reads is ever executed
+
 # The same examples every time, on slow machines too, and nothing kept in the repository.
 settings.register_profile("minigpt", deadline=None, derandomize=True, database=None)
 settings.load_profile("minigpt")
@@ -38,6 +42,9 @@ def own_folder(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.delenv("MINIGPT_MAX_ITERS", raising=False)
     monkeypatch.delenv("MINIGPT_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
+    yield
+    noticed, audit.caught[:] = audit.caught[:], []
+    assert not noticed, f"the package executes what it should not: {noticed}"
 
 
 @pytest.fixture(scope="session")
