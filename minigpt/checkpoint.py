@@ -252,6 +252,7 @@ def check_new(folder: Path) -> None:
     if not os.access(existing, os.W_OK):
         raise PermissionError(f"no permission to write in {existing}")
     if has_begun(folder):
+        check_free(folder)  # again: perhaps it has begun since
         raise ValueError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
     there = _contents(folder) if folder.exists() else set()
     if there and not (there <= BEGINNINGS and _is_ours(folder)):

@@ -37,7 +37,9 @@ def hold(folder: Path) -> None:
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _lock(descriptor):
-            raise InUse(folder, _owner(descriptor))
+            time.sleep(0.05)  # perhaps somebody only looked whether it is free
+            if not _lock(descriptor):
+                raise InUse(folder, _owner(descriptor))
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
     except BaseException:

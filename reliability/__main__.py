@@ -96,8 +96,6 @@ def outcomes(result: dict[str, Any]) -> str:
 def publish(suite: Suite, result: dict[str, Any], seed: int, most: int | None) -> None:
     """Write the result of a suite, and the page anew."""
     commit = _git("rev-parse", "--short", "HEAD") + "-dirty" * bool(_git("status", "--porcelain", "minigpt", "reliability"))
-        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     about = {
         "suite": suite.name,
         "claim": suite.claim,
