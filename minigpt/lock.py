@@ -16,6 +16,7 @@ if sys.platform != "win32":
 
 LOCK = ".lock"  # in the folder; holds the number of the process
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+PATIENCE = 5.0  # seconds until an owner has written its number
 
 _held: dict[Path, int] = {}  # folder -> descriptor of its lock
 
@@ -71,10 +72,28 @@ def check_free(folder: Path) -> None:
 
 
 def _owner(descriptor: int) -> str:
-    """The number of the process that has the lock."""
-    time.sleep(0.05)  # it may have taken it this moment, and not have written its number yet
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return os.read(descriptor, 20).decode("ascii", "replace").strip() or "(unknown)"
+    """The number of the process that has the lock. It may have taken it this moment, so that is waited for."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        number = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        if _lives(number) or time.monotonic() > until:
+            return number or "(unknown)"
+        time.sleep(0.01)
+
+
+def _lives(number: str) -> bool:
+    """True for the number of a process that there is, and not of an owner before. Windows cannot be asked so."""
+    if not number.isascii() or not number.isdigit():
+        return False
+    if sys.platform != "win32":
+        try:
+            os.kill(int(number), 0)
+        except PermissionError:  # another person's
+            return True
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True
 
 
 def _lock(descriptor: int) -> bool:

@@ -89,3 +89,29 @@ for i in range(6): os.wait()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert sorted(done.stdout.split()) == ["runs/gpt", *(f"runs/gpt-{i}" for i in range(2, 7))]
+
+
+def test_an_owner_that_has_not_written_its_number_yet_is_waited_for(tmp_path):
+    """It takes the lock, and writes later; what stands there is of an owner that has died."""
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    (tmp_path / LOCK).write_text(dead.stdout)
+    code = f"""
+import fcntl, os, time
+d = os.open({str(tmp_path / LOCK)!r}, os.O_RDWR)
+fcntl.flock(d, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(0.5)
+os.ftruncate(d, 0)
+os.pwrite(d, str(os.getpid()).encode(), 0)
+time.sleep(30)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as slow:
+        assert slow.stdout
+        slow.stdout.readline()
+        try:
+            with pytest.raises(InUse, match=f"in use by process {slow.pid};"):
+                hold(tmp_path)
+        finally:
+            slow.kill()
