@@ -22,6 +22,7 @@ Read the files in this order; each imports only files above it.
     engine      generate() -> yields ids; how a GPT writes
     optim       AdamW, Muon and the learning-rate schedule
     speed       the same arithmetic in less time, on processors that need help
+    compiling   torch.compile, and a folder for its libraries that survives a kill
     machine     what this machine can do, and what a model asks of it
     clock       where the time of a training goes, and how many steps still fit into it
     trainer     evaluate(), train() -> yields Metrics

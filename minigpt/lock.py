@@ -16,7 +16,7 @@ if sys.platform != "win32":
 
 LOCK = ".lock"  # in the folder; holds the number of the process
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-PATIENCE = 5.0  # seconds until an owner has written its number
+PATIENCE = 5.0  # seconds that an owner has to write its number
 
 _held: dict[Path, int] = {}  # folder -> descriptor of its lock
 
@@ -37,10 +37,7 @@ def hold(folder: Path) -> None:
         return
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _lock(descriptor):
-            time.sleep(0.05)  # perhaps somebody only looked whether it is free
-            if not _lock(descriptor):
-                raise InUse(folder, _owner(descriptor))
+        _acquire(descriptor, folder)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
     except BaseException:
@@ -65,26 +62,29 @@ def check_free(folder: Path) -> None:
         return
     descriptor = os.open(folder / LOCK, os.O_RDWR)
     try:
-        if not _lock(descriptor):
-            raise InUse(folder, _owner(descriptor))
+        _acquire(descriptor, folder)
     finally:
         os.close(descriptor)  # and lets go
 
 
-def _owner(descriptor: int) -> str:
-    """The number of the process that has the lock. It may have taken it this moment, so that is waited for."""
+def _acquire(descriptor: int, folder: Path) -> None:
+    """Take the lock, or raise InUse.
+
+    Where it is taken and the file names nobody who lives, its owner has not written its number yet, or somebody only
+    looks whether it is free: that is waited for.
+    """
     until = time.monotonic() + PATIENCE
-    while True:
+    while not _lock(descriptor):
         os.lseek(descriptor, 0, os.SEEK_SET)
-        number = os.read(descriptor, 20).decode("ascii", "replace").strip()
-        if _lives(number) or time.monotonic() > until:
-            return number or "(unknown)"
+        owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        if lives(owner) or time.monotonic() > until:
+            raise InUse(folder, owner or "(unknown)")
         time.sleep(0.01)
 
 
-def _lives(number: str) -> bool:
-    """True for the number of a process that there is, and not of an owner before. Windows cannot be asked so."""
-    if not number.isascii() or not number.isdigit():
+def lives(number: str) -> bool:
+    """True for the number of another process that there is, and not of an owner before. Windows cannot be asked so."""
+    if not number.isascii() or not number.isdigit() or int(number) == os.getpid():
         return False
     if sys.platform != "win32":
         try:

@@ -9,7 +9,7 @@ of width 1, so it can take that way.
 Memory: each step needs the same large arrays. glibc gives them back to the system and fetches them anew, and every fresh
 page costs an interrupt; told to keep them, it does not.
 
-Next: machine.py
+Next: compiling.py
 """
 
 import ctypes

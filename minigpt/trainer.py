@@ -21,6 +21,7 @@ from torch import Tensor
 from .batches import Batches, random_bits, sweep
 from .bigram import LanguageModel
 from .clock import Clock
+from .compiling import compiled
 from .config import TrainConfig
 from .machine import flops_per_token, peak_flops
 from .optim import learning_rate, make_optimizer
@@ -114,7 +115,6 @@ def train(
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
     speed_up(model, device)
-    learner = _compiled(model) if config.compile == "on" else model
     autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
     clock, peak, flops = Clock(state.seconds), peak_flops(device), flops_per_token(model, model.block_size)
 
@@ -123,6 +123,11 @@ def train(
         clock.lap("rest")
         will_read = min(config.eval_tokens or len(val), len(val))
         clock.evaluated(min(will_read, FIRST_LOOK) / will_read)
+    learner: nn.Module = model
+    if config.compile == "on":
+        model.train()
+        learner = compiled(model, lambda m: _gradient(m, batches, state.step, config, at_once, autocast, Clock()))
+        clock.lap("rest")
     while state.step < state.ends_at(config) and not (0 < config.patience <= state.evaluations_since_best):
         model.train()
         lr = learning_rate(state.step, replace(config, max_iters=state.ends_at(config)))
@@ -207,21 +212,6 @@ def _all_finite(model: LanguageModel, optimizer: torch.optim.Optimizer) -> bool:
 
 def _usually(lr: float) -> str:
     return f"Usually the learning rate ({lr:.3g} here) is too high. What was saved before is whole"
-
-
-def _compiled(model: LanguageModel) -> nn.Module:
-    """The same model, compiled: for batches, which keep their shape. Whoever evaluates or saves has the model itself.
-
-    Where no compiler is there, the model itself, with a warning.
-    """
-    try:
-        torch.compile(torch.neg)(torch.ones(1, device=next(model.parameters()).device))
-    except Exception as error:  # whatever a compiler may raise, or its absence
-        warn(f"torch.compile does not work here ({type(error).__name__}); training goes on without it", stacklevel=3)
-        return model
-    # Not dynamic: what is compiled for a shape must not depend on the shapes before it, or a resumed training would get
-    # other bits.
-    return torch.compile(model, dynamic=False)  # type: ignore[return-value]
 
 
 def _fewer(at_once: int, batch_size: int, error: RuntimeError) -> int:

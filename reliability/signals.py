@@ -155,7 +155,8 @@ def one_owner(trial: Trial) -> str:
         def wait_for_the_end(run: Run, metrics: Any) -> None:
             if not before_checkpoint:
                 record(run, metrics)
-            (trial.folder / "owner.txt").write_text(str(os.getpid()))
+            (trial.folder / "owner.tmp").write_text(str(os.getpid()))
+            (trial.folder / "owner.tmp").rename(trial.folder / "owner.txt")
             time.sleep(600)
 
         Run.record = wait_for_the_end  # type: ignore[method-assign]

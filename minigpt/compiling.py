@@ -1,0 +1,80 @@
+"""torch.compile, with a folder for what it compiles that survives being interrupted.
+
+A linker that is killed leaves half a library. torch would find it at every start from then on, and fail. So a file says
+that a model is being compiled, and a folder in which such a file outlived its process is emptied.
+
+Next: machine.py
+"""
+
+import itertools
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from .corpus import cache_folder
+from .lock import lives
+
+FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which torch is told where to keep what it compiles
+MARK = "compiling-"  # and the number of the process
+
+
+def compiled(model: nn.Module, try_step: Callable[[nn.Module], object]) -> nn.Module:
+    """The same model, compiled: for batches, which keep their shape. Whoever evaluates or saves has the model itself.
+
+    try_step: computes loss and gradient of a batch; a model is compiled when it is used, forwards and backwards. The
+    gradient is forgotten. Where no compiler is there, the model itself, with a warning.
+    """
+    with whole_libraries():
+        try:
+            torch.compile(torch.neg)(torch.ones(1, device=next(model.parameters()).device))
+        except Exception as error:  # whatever a compiler may raise, or its absence
+            warnings.warn(
+                f"torch.compile does not work here ({type(error).__name__}); training goes on without it", stacklevel=3
+            )
+            return model
+        # Not dynamic: what is compiled for a shape must not depend on the shapes before it, or a resumed training would
+        # get other bits.
+        learner: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+        with warnings.catch_warnings(), suppress(torch.OutOfMemoryError):  # which the training will meet, and can handle
+            warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")  # a pure one
+            try_step(learner)
+        model.zero_grad(set_to_none=True)
+    return learner
+
+
+@contextmanager
+def whole_libraries() -> Iterator[None]:
+    """From here on torch keeps what it compiles in a folder without half libraries; the mark stays if this is interrupted.
+
+    Where nothing can be written, torch does as it likes.
+    """
+    folder = _whole(Path(os.environ.get(FOLDER) or cache_folder() / "compiled"))
+    mark = folder / f"{MARK}{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:
+        yield
+        return
+    os.environ[FOLDER] = str(folder)
+    yield
+    mark.unlink(missing_ok=True)
+
+
+def _whole(base: Path) -> Path:
+    """The first of `base`, base-2, base-3, ... in which no process that is gone was interrupted."""
+    for folder in itertools.chain([base], (base.with_name(f"{base.name}-{i}") for i in itertools.count(2))):
+        alive = [lives(mark.name.removeprefix(MARK)) for mark in folder.glob(f"{MARK}*")]
+        if not any(alive):
+            if alive:
+                shutil.rmtree(folder, ignore_errors=True)
+            return folder
+        if all(alive):
+            return folder
+    raise AssertionError
