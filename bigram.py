@@ -12,8 +12,8 @@ import torch
 from minigpt import Batches, BigramLanguageModel, Progress, Run, SampleConfig, TrainConfig, load, load_corpus, train, write
 from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
-from minigpt.console import StopSignals, architecture, farewell, say
-from minigpt.program import program, training_device
+from minigpt.console import StopSignals, architecture, farewell
+from minigpt.program import program, say, training_device
 
 BLOCK_SIZE = 8  # characters in a window: eight lessons of "after this one comes that one"
 HYPERPARAMETERS = {

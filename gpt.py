@@ -13,9 +13,9 @@ import torch
 from minigpt import GPT, Batches, GPTConfig, Progress, Run, SampleConfig, TrainConfig, load, load_corpus, train, write
 from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
-from minigpt.console import StopSignals, architecture, farewell, say
+from minigpt.console import StopSignals, architecture, farewell
 from minigpt.planner import plan
-from minigpt.program import one_of, program, running_s, training_device
+from minigpt.program import one_of, program, running_s, say, training_device
 
 HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
     "n_layer": (4, 6),  # blocks, stacked

@@ -12,7 +12,8 @@ import numpy
 import torch
 
 import minigpt
-from minigpt.corpus import cache_folder, download_shakespeare
+from minigpt.corpus import download_shakespeare
+from minigpt.files import cache_folder
 
 ROOT = Path(__file__).parent.parent
 

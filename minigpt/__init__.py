@@ -7,6 +7,7 @@ Read the files in this order; each imports only files above it.
     files       files that are never half written, and doubt about what is read
     lock        one owner at a time
     tokenizer   text <-> ids: characters or bytes
+    saved       a run that is opened, with doubt and without torch
     corpus      where text comes from -> one checked array of ids, split in train and val
     batches     ids -> (idx, targets); batch number `step` is a pure function of (seed, step)
     bigram      BigramLanguageModel: a table of next-token scores
@@ -20,6 +21,7 @@ Read the files in this order; each imports only files above it.
     numpy_engine  the same forward pass in plain NumPy, told a second time
     native_engine  the third telling, in C, for speed
     engine      generate() -> yields ids; how a GPT writes
+    writing     from tokens to text, up to whatever ends it
     optim       AdamW, Muon and the learning-rate schedule
     speed       the same arithmetic in less time, on processors that need help
     compiling   torch.compile, and a folder for its libraries that survives a kill
@@ -30,6 +32,7 @@ Read the files in this order; each imports only files above it.
     planner     the best model that this machine can train in the time there is
     card        the model card: what a run says of itself to a stranger
     checkpoint  the run directory: save, load, resume
+    opening     a run, opened to write: by the engine that suits it
     novelty     how much of what a model writes stands in its training text
     chat        a text that two hands write in turn
     explain     attention maps, logit lens, surprise of each character, through hooks
@@ -37,11 +40,12 @@ Read the files in this order; each imports only files above it.
     check       fourteen questions to a model, and the likely cause where one fails
     profile     where the time of a step goes, operation by operation
     doctor      does this device compute what it should?
-    console     what a person sees: the architecture, progress, the end
     signals     Ctrl-C and SIGTERM while no model is trained
     program     how a program begins and ends: flags, mistakes in plain words, exit codes
+    console     what a person sees: the architecture, progress, the end
     cli         minigpt train | plan | generate | eval | info | explain | check | doctor | ladder
 
+    commands/   what a person can ask for: train, use, learn; only cli imports them
     ladder/     the rungs trained, measured, compared and broken; nothing above imports it
 """
 
@@ -72,7 +76,7 @@ _PUBLIC = {
     "ModernGPT": "modern",
     "RUNGS": "rungs",
     "generate": "engine",
-    "write": "engine",
+    "write": "writing",
     "Metrics": "trainer",
     "TrainState": "trainer",
     "best_device": "trainer",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .config import GPTConfig
 from .files import printable
-from .hf import required
+from .hf import bigram_config, sizes
 
 
 class LanguageModel(nn.Module):
@@ -29,11 +29,6 @@ class LanguageModel(nn.Module):
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a saved run holds: config.json and the tensors, in the names that the field uses."""
-        raise NotImplementedError
-
-    @classmethod
-    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """The sizes in a config.json, by our names (see GPTConfig). Raises ValueError for what is missing."""
         raise NotImplementedError
 
     @classmethod
@@ -68,17 +63,13 @@ class BigramLanguageModel(LanguageModel):
         return logits, loss
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        config = {"vocab_size": self.vocab_size, "block_size": self.block_size}
-        return config, {"token_table.weight": self.token_table.weight.detach()}
-
-    @classmethod
-    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
-        return dict(zip(("vocab_size", "block_size"), required(config, "vocab_size", "block_size"), strict=True))
+        config = GPTConfig(vocab_size=self.vocab_size, block_size=self.block_size)
+        return bigram_config(config), {"token_table.weight": self.token_table.weight.detach()}
 
     @classmethod
     def blank(cls, config: dict[str, Any]) -> "BigramLanguageModel":
         with torch.device("meta"):
-            return cls(**cls.shape_from_hf(config))
+            return cls(**sizes(config, cls.model_type))
 
     @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BigramLanguageModel":

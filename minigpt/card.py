@@ -12,6 +12,7 @@ from typing import Any
 from .bigram import LanguageModel
 from .config import SampleConfig
 from .files import printable, read_lines, without_controls
+from .hf import sizes
 from .trainer import TrainState, bits_per_char
 
 KINDS = {"gpt2": "GPT-2", "qwen3": "Qwen3"}  # what transformers opens
@@ -22,7 +23,7 @@ def model_card(folder: Path, model: LanguageModel, about: dict[str, Any], state:
     """What the model is, what it read, how well it learned, how to use it. `about`: its config.json, part "minigpt"."""
     text, training = about["text"], about["train"]
     kind, n_params = type(model).__name__, sum(p.numel() for p in model.parameters())
-    shape = ", ".join(f"{name} {value}" for name, value in model.shape_from_hf(model.to_hf()[0]).items())
+    shape = ", ".join(f"{name} {value}" for name, value in sizes(model.to_hf()[0], model.model_type).items())
     per_char, name = text["tokens_per_char"], argument(folder.name)
     curve = "\n".join(_curve_row(line, per_char) for line in read_metrics(folder) if "val_loss" in line)
     earlier = "".join(f"| up to step {one['until_step']} | {_cell(one['name'])} |\n" for one in about.get("earlier", []))

@@ -17,8 +17,8 @@ from typing import Any, get_type_hints
 
 from .bigram import LanguageModel
 from .config import SampleConfig
-from .engine import write
 from .tokenizer import Tokenizer
+from .writing import write
 
 HELP = """\
 /retry           write the last answer anew

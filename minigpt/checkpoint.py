@@ -10,22 +10,20 @@
 
 The directory is a Hugging Face model: AutoModelForCausalLM.from_pretrained("runs/NAME") opens it. No pickle anywhere.
 
-A run that is opened may come from anyone. Its configuration has to be one that this package would have written, down to
-the last key, and its weights have to be those of that configuration, before a single one is read.
+How one is opened that may come from anyone is in saved.py.
 
-Next: novelty.py
+Next: opening.py
 """
 
 import contextlib
 import json
 import math
 import os
-import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import safetensors.torch
 import torch
@@ -34,9 +32,8 @@ import torch.nn as nn
 from . import __version__
 from .bigram import BigramLanguageModel, LanguageModel
 from .card import SAMPLE, model_card, read_metrics, read_samples
-from .config import DataConfig, TrainConfig, from_dict
+from .config import SampleConfig, TrainConfig
 from .corpus import Corpus
-from .engine import write
 from .files import (
     MANIFEST,
     append_line,
@@ -55,29 +52,30 @@ from .files import (
     write_folder,
     write_into,
 )
-from .hf import check_blocks
+from .hf import check_blocks, sizes
 from .lock import LOCK, InUse, check_free, hold, still_held
 from .machine import fingerprint
 from .model import GPT
 from .modern import ModernGPT
 from .rungs import Stack
-from .tokenizer import CharTokenizer, Tokenizer, load_tokenizer, tokenizer_files
+from .saved import (
+    FIXED,
+    FORMAT,
+    YOUNGER,
+    check_settings,
+    check_undamaged,
+    finished_weights,
+    fitting_tokenizer,
+    read_run_config,
+    run_damage,
+)
+from .tokenizer import CharTokenizer, Tokenizer, tokenizer_files
 from .trainer import Metrics, NonFiniteLoss, TrainState
+from .writing import write
 
-FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
 MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT, ModernGPT, Stack)}
-# fmt: off
-TEXT = {  # what a run says of its text
-    "name": str, "paths": list, "sha256": str, "characters": int, "tokens": int, "tokens_per_char": float,
-    "tokenizer": str, "encoding": str, "val_fraction": float,
-}
-EARLIER_TEXT = TEXT | {"until_step": int}  # of a text that it learned from before another one
-# Fields of TrainConfig and of TrainState that came later: an older run has the defaults.
-YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes", "seconds", "last_step", "recent"}
-FIXED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 BEGINNINGS = {*FIXED, MANIFEST, "metrics.jsonl", "samples.jsonl", "checkpoints"}  # before the first weights are written
 KEPT = 2  # checkpoints: the one before the last is there in case that the disk spoils the last
-# fmt: on
 
 
 class Run:
@@ -147,10 +145,10 @@ class Run:
         config_file = read_run_config(folder)
         about = config_file["minigpt"]
         tokenizer = fitting_tokenizer(folder, config_file)
-        _check_undamaged(folder, ["config.json"])
+        check_undamaged(folder, ["config.json"])
         if corpus:
             _check_text(folder, about, corpus, tokenizer, other_text)
-        _check_undamaged(folder, FIXED)
+        check_undamaged(folder, FIXED)
         hold(folder)
         for part in (folder, folder / "checkpoints"):
             remove_leftovers(part)
@@ -176,7 +174,7 @@ class Run:
             if about.get("earlier") and state.step <= about["earlier"][-1]["until_step"]:
                 _forget_text(state)
             notes += _other_machine(plain["machine"], fingerprint(torch.device(device)))
-            if not state.step or not (folder / "model.safetensors").exists() or _damage(folder, ["model.safetensors"]):
+            if not state.step or not (folder / "model.safetensors").exists() or run_damage(folder, ["model.safetensors"]):
                 state.best_val_loss = math.inf  # there is no best model yet, or not any more: the next one is
             for log, lines in (("metrics.jsonl", read_metrics(folder)), ("samples.jsonl", read_samples(folder))):
                 kept_lines = [line for line in lines if line["step"] <= state.step]  # forget what came after the checkpoint
@@ -300,18 +298,32 @@ def free_folder(folder: str | Path) -> Path:
     raise ValueError(f"there are a million folders like {folder}; choose another --out")
 
 
-def load(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel, Tokenizer]:
+class Loaded(NamedTuple):
+    """A model and its tokenizer: `model, tokenizer = load(run)`."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+
+    def generate(
+        self, prompt: str = "", sample: int = 0, stop: Sequence[str] = (), stop_ids: Sequence[int] = (), **settings: Any
+    ) -> str:
+        """The text that follows a prompt: load(run).generate("ROMEO:", max_new_tokens=200).
+
+        settings: fields of SampleConfig. Raises ValueError for values that cannot be, and characters that are unknown.
+        """
+        return "".join(write(self.model, self.tokenizer, prompt, SampleConfig(**settings), sample, stop, stop_ids))
+
+
+def load(folder: str | Path, device: str = "cpu") -> Loaded:
     """Open a run for use: its best model, ready to generate, and its tokenizer.
 
     Raises ValueError in plain words for whatever is no whole run; nothing in it is executed.
     """
     folder = Path(folder)
     config = read_run_config(folder)
-    weights = folder / "model.safetensors"
-    if not weights.exists():
-        raise ValueError(f"{folder} is incomplete: it has no model.safetensors yet")
-    _check_undamaged(folder, [*FIXED, "model.safetensors"])
-    return _read_model(config, weights).to(device).eval(), fitting_tokenizer(folder, config)
+    weights = finished_weights(folder)
+    check_undamaged(folder, [*FIXED, "model.safetensors"])
+    return Loaded(_read_model(config, weights).to(device).eval(), fitting_tokenizer(folder, config))
 
 
 def _about_text(corpus: Corpus) -> dict[str, Any]:
@@ -364,103 +376,12 @@ def _forget_text(state: TrainState) -> None:
     state.loss_sum, state.loss_count, state.recent = 0.0, 0, []
 
 
-def _check_undamaged(folder: Path, names: Iterable[str]) -> None:
-    """Raise ValueError unless these files of a run are as its manifest says. Runs of old have none."""
-    if problem := _damage(folder, names):
-        raise ValueError(
-            f"{folder} is damaged: {problem}. If you changed it yourself and know what you did, remove its {MANIFEST}"
-        )
-
-
-def _damage(folder: Path, names: Iterable[str]) -> str:
-    return damage(folder, names) if os.path.lexists(folder / MANIFEST) else ""
-
-
-def fitting_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a run. Raises ValueError if it is not the one that the model was trained with."""
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} is incomplete: it has no tokenizer.json")
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size != config.get("vocab_size"):
-        raise ValueError(
-            f"{folder} does not fit together: tokenizer.json has {tokenizer.vocab_size} tokens, "
-            f"config.json says vocab_size {config.get('vocab_size')}"
-        )
-    return tokenizer
-
-
-def read_run_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a run. Raises ValueError in plain words if this is no run, or one that cannot be read."""
-    path = folder / "config.json"
-    if not folder.exists():
-        raise ValueError(f"there is no run {folder}; minigpt train makes one")
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a run: it has no config.json")
-    config = read_json(path)
-    about = config.get("minigpt")
-    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
-        raise ValueError(f"{folder} was not made by minigpt: its config.json says nothing of it")
-    if about["format"] > FORMAT:
-        raise ValueError(
-            f"{folder} has format {about['format']}; minigpt {__version__} reads formats up to {FORMAT}, so upgrade minigpt"
-        )
-    if config.get("model_type") not in list(MODELS):
-        raise ValueError(
-            f"{path} names the model type {str(config.get('model_type'))[:50]!r}; known are {', '.join(MODELS)}"
-        )
-    try:
-        _check_about(about)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged in its part minigpt: {error}") from None
-    about["train"] = asdict(TrainConfig(**about["train"]))
-    return config
-
-
-def _check_about(about: dict[str, Any]) -> None:
-    """Raise ValueError unless this is what `create` writes into config.json of the text and the training."""
-    train, text = about.get("train"), about.get("text")
-    parts, earlier = about.keys() - {"earlier"}, about.get("earlier", [])
-    if parts != {"format", "version", "train", "text"} or not isinstance(train, dict) or not isinstance(text, dict):
-        raise ValueError("it should hold format, version, train, text, perhaps earlier texts, and nothing else")
-    if not isinstance(about["version"], str) or not re.fullmatch(r"[\w.+!-]{1,64}", about["version"]):
-        raise ValueError("the version is none")
-    known = {f.name for f in fields(TrainConfig)}
-    if not known - YOUNGER <= train.keys() <= known:
-        raise ValueError(
-            f"train lacks or adds {', '.join(map(printable, sorted(known - YOUNGER ^ train.keys() - YOUNGER)[:3]))}"
-        )
-    TrainConfig(**train)
-    if not isinstance(earlier, list) or not all(isinstance(one, dict) for one in earlier):
-        raise ValueError("earlier should be a list of texts")
-    for one, form in [(text, TEXT), *((one, EARLIER_TEXT) for one in earlier)]:
-        _check_about_text(one, form)
-
-
-def _check_about_text(text: dict[str, Any], form: dict[str, type]) -> None:
-    """Raise ValueError unless this says of a text what the form lists, and nothing else."""
-    if text.keys() != form.keys():
-        raise ValueError(f"text lacks or adds {', '.join(map(printable, sorted(text.keys() ^ form.keys())[:3]))}")
-    for name, kind in form.items():
-        if type(text[name]) is not kind or (kind is int and not 0 <= text[name] < 2**53):
-            raise ValueError(f"{name} of the text is {str(text[name])[:50]!r}")
-    if not all(isinstance(path, str) for path in text["paths"]) or not re.fullmatch("[0-9a-f]{64}", text["sha256"]):
-        raise ValueError("paths or sha256 of the text are none")
-    if not 0 < text["tokens_per_char"] <= 4:
-        raise ValueError(f"tokens_per_char of the text is {text['tokens_per_char']}")
-    from_dict(DataConfig, text)
-
-
 def _read_model(config: dict[str, Any], path: Path) -> LanguageModel:
     """The model of a run's configuration, with the weights of a file. Raises ValueError unless both fit, to the last key."""
     kind = MODELS[config["model_type"]]
-    check_blocks(kind.shape_from_hf(config).get("n_layer"), checked(path).stat().st_size)
+    check_blocks(sizes(config, kind.model_type).get("n_layer"), checked(path).stat().st_size)
     blank = kind.blank(config)
-    ours = hf_config(blank)
-    for key in sorted(ours.keys() | config.keys() - {"minigpt"}):
-        if key not in ours or key not in config or (ours[key], type(ours[key])) != (config[key], type(config[key])):
-            there = printable(repr(config[key]))[:100] if key in config else "missing"
-            wanted = repr(ours[key]) if key in ours else "absent"
-            raise ValueError(f"{path.parent}: in config.json {printable(key)[:100]} is {there}; it should be {wanted}")
+    check_settings(config, hf_config(blank), path.parent)
     return kind.from_hf(config, read_tensors(path, {name: tuple(tensor.shape) for name, tensor in blank.to_hf()[1].items()}))
 
 

@@ -1,7 +1,8 @@
 """torch.compile, with a folder for what it compiles that survives being interrupted.
 
 A linker that is killed leaves half a library. torch would find it at every start from then on, and fail. So a file says
-that a model is being compiled, and a folder in which such a file outlived its process is emptied.
+that a model is being compiled, and a folder in which such a file outlived its process is emptied. And where a compiler is
+killed, torch goes on with what is left, other code and so other bits: an interruption ends compiling at once.
 
 Next: machine.py
 """
@@ -17,11 +18,13 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from .corpus import cache_folder
+from .files import cache_folder
 from .lock import lives
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which torch is told where to keep what it compiles
 MARK = "compiling-"  # and the number of the process
+
+_under_way = {"now": False, "interrupted": False}
 
 
 def compiled(model: nn.Module, try_step: Callable[[nn.Module], object]) -> nn.Module:
@@ -63,8 +66,21 @@ def whole_libraries() -> Iterator[None]:
         yield
         return
     os.environ[FOLDER] = str(folder)
-    yield
+    _under_way.update(now=True, interrupted=False)
+    try:
+        yield
+    finally:
+        _under_way["now"] = False
+    if _under_way["interrupted"]:  # and somebody held that up
+        raise KeyboardInterrupt
     mark.unlink(missing_ok=True)
+
+
+def interrupt() -> None:
+    """For whoever handles a signal: raise KeyboardInterrupt if a model is being compiled now, else do nothing."""
+    if _under_way["now"]:
+        _under_way["interrupted"] = True
+        raise KeyboardInterrupt
 
 
 def _whole(base: Path) -> Path:

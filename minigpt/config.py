@@ -126,7 +126,8 @@ class DataConfig:
 
     def _no_encoding(self) -> str:
         try:
-            is_text = codecs.lookup(self.encoding)._is_text_encoding
+            codec = codecs.lookup(self.encoding)
+            is_text = codec._is_text_encoding and codec.name not in ("punycode", "idna")  # which are for names of hosts
         except (LookupError, ValueError):  # ValueError: what cannot even be looked up
             is_text = False
         wanted = "a text encoding: utf-8, latin-1, cp1252, utf-16, ..."

@@ -3,7 +3,7 @@
 Progress and messages go to stderr, text of the model to stdout. On a terminal the progress is a live bar, elsewhere plain
 lines. NO_COLOR is honoured (by rich).
 
-Next: signals.py
+Next: cli.py
 """
 
 import os
@@ -24,16 +24,11 @@ from rich.text import Text
 
 from .card import argument
 from .checkpoint import Run
+from .compiling import interrupt
 from .config import TrainConfig
-from .files import without_controls
+from .program import say
 from .trainer import Metrics, NonFiniteLoss, bits_per_char
 from .watch import Watch
-
-
-def say(message: str) -> None:
-    """One line to stderr, never coloured, wrapped or marked up."""
-    print(without_controls(message), file=sys.stderr, flush=True)
-
 
 # ---- the architecture --------------------------------------------------------------------------------------------------
 
@@ -161,8 +156,9 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        # Ctrl-C in a terminal ends the compilers of torch.compile as well; that they failed is no news then.
-        return bool(self.requested and kind and kind.__module__.startswith(("torch._dynamo", "torch._inductor")))
+        # Compiling was interrupted. Ctrl-C in a terminal ends the compilers as well; that they failed is no news then.
+        ended = kind and (kind is KeyboardInterrupt or kind.__module__.startswith(("torch._dynamo", "torch._inductor")))
+        return bool(self.requested and ended)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -171,6 +167,7 @@ class StopSignals:
             os._exit(128 + number)
         self.requested = number
         say("\nStopping after this step; once more to quit at once.")
+        interrupt()  # where a model is compiled: that can take minutes
 
     def leave(self, run: Run) -> NoReturn:
         """Save, say how to go on, and exit with 130 (Ctrl-C) or 143 (SIGTERM)."""

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from .config import DataConfig
-from .files import sha256, write_file
+from .files import cache_folder, sha256, write_file
 from .tokenizer import Tokenizer, UnknownCharacter, make_tokenizer
 
 READ_SIZE = 1 << 18  # bytes read at a time
@@ -125,11 +124,6 @@ def load_corpus(
         text.close()
     where = tuple(map(str, paths))
     return Corpus(text.name, tuple(text.notes), where, tokenizer, ids, config, characters, digest, alphabet)
-
-
-def cache_folder() -> Path:
-    """Where downloads and large arrays of ids are kept: MINIGPT_HOME, or the platform's cache folder."""
-    return Path(os.environ.get("MINIGPT_HOME") or user_cache_path("minigpt"))
 
 
 # ---- finding the text --------------------------------------------------------------------------------------------------

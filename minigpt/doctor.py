@@ -4,7 +4,7 @@ A device that computes wrongly does not say so. The loss falls, only less far, a
 is trusted: two small models, the same weights and batches, and beside it the processor, in float32 and without the
 shortcuts of speed.py. Rounding is expected; what is more than rounding is a fault.
 
-Next: console.py
+Next: signals.py
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from torch import Tensor
 from . import __version__
 from .bigram import LanguageModel
 from .config import GPTConfig, TrainConfig
-from .corpus import cache_folder, is_shakespeare
-from .files import make_folder, read_json, to_json, write_file
+from .corpus import is_shakespeare
+from .files import cache_folder, make_folder, read_json, to_json, write_file
 from .machine import available_memory, fingerprint
 from .model import GPT
 from .modern import ModernGPT

@@ -13,17 +13,16 @@ A model looks back on at most block_size tokens. What happens when these are ful
 
 Either way every token costs the same on average and memory stays as it is, however long the text (docs/results.md).
 
-Next: optim.py
+Next: writing.py
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .config import SampleConfig
 from .sampling import draw, probabilities, random_generator
-from .tokenizer import Tokenizer
 
 
 class Reader(Protocol):
@@ -79,21 +78,6 @@ def steps(model: Any, prompt: Sequence[int], config: SampleConfig, sample: int =
         yield text.draw(text.reader.read(text.unread))
 
 
-def generate_many(
-    model: Any, prompts: Sequence[Sequence[int]], config: SampleConfig, first_sample: int = 0
-) -> Iterator[list[int]]:
-    """Yield the next id of every text, all texts at once: each is what `generate` writes alone, with a sample of its own.
-
-    A NativeModel reads its weights once for all of them.
-    """
-    texts = [Writer(reader_of(model), prompt, config, first_sample + i) for i, prompt in enumerate(prompts)]
-    readers = [text.reader for text in texts]
-    read_all = getattr(model, "read_all", lambda readers, new: [r.read(ids) for r, ids in zip(readers, new, strict=True)])
-    for _ in range(config.max_new_tokens):
-        scores = read_all(readers, [text.unread for text in texts])
-        yield [text.draw(own).token for text, own in zip(texts, scores, strict=True)]
-
-
 class Writer:
     """A text that is being written: what its reader has to read next, and what is drawn from the scores."""
 
@@ -134,43 +118,17 @@ def window_start(length: int, block_size: int) -> int:
     return max(0, -(-(length - block_size) // half)) * half
 
 
-def start_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of a prompt; of an empty one the newline, or the first token if the model knows no newline."""
-    ids = [int(i) for i in tokenizer.encode(prompt)]
-    if not ids:
-        try:
-            ids = [int(i) for i in tokenizer.encode("\n")]
-        except ValueError:
-            ids = [0]
-    return ids
+def generate_many(
+    model: Any, prompts: Sequence[Sequence[int]], config: SampleConfig, first_sample: int = 0
+) -> Iterator[list[int]]:
+    """Yield the next id of every text, all texts at once: each is what `generate` writes alone, with a sample of its own."""
+    texts = [Writer(reader_of(model), prompt, config, first_sample + i) for i, prompt in enumerate(prompts)]
+    for _ in range(config.max_new_tokens):
+        yield [text.draw(scores).token for text, scores in zip(texts, read_all(model, texts), strict=True)]
 
 
-def write(
-    model: Any,
-    tokenizer: Tokenizer,
-    prompt: str,
-    config: SampleConfig,
-    sample: int = 0,
-    stop: Sequence[str] = (),
-) -> Iterator[str]:
-    """Yield the text that follows a prompt in pieces, up to the first of the stop strings."""
-    return until(stop, tokenizer.stream(generate(model, start_ids(tokenizer, prompt), config, sample)))
-
-
-def until(stop: Sequence[str], pieces: Iterable[str]) -> Iterator[str]:
-    """Pass text on up to the first of the stop strings, holding back what may be the beginning of one."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [held.find(s) for s in stop if s in held]
-        if found:
-            yield held[: min(found)]
-            return
-        # The longest end of `held` that a stop string begins with has to wait.
-        waiting = max((n for s in stop for n in range(1, len(s)) if held.endswith(s[:n])), default=0)
-        ready = len(held) - waiting
-        if ready:
-            yield held[:ready]
-        held = held[ready:]
-    if held:
-        yield held
+def read_all(model: Any, texts: Sequence[Writer]) -> Sequence[np.ndarray]:
+    """What is unread of several texts -> the scores (V,) of each. A NativeModel reads its weights once for all of them."""
+    if hasattr(model, "read_all"):
+        return model.read_all([text.reader for text in texts], [text.unread for text in texts])
+    return [text.reader.read(text.unread) for text in texts]

@@ -13,15 +13,25 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 MANIFEST = "manifest.json"
 LARGEST_JSON = 1 << 26  # bytes; an alphabet of every character that there is takes a third of it
 LARGEST_HEADER = 1 << 22  # bytes of the names and shapes in a file of weights; a GPT of 1,000 blocks takes a third of it
 ESCAPED = "backslashreplace"  # what no UTF-8 can be, such as a byte of a strange file name, is escaped as JSON does it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cache_folder() -> Path:
+    """Where downloads, large arrays of ids and compiled libraries are kept: MINIGPT_HOME, or the platform's cache folder."""
+    from platformdirs import user_cache_path  # here, so that whoever needs no cache waits for nothing
+
+    return Path(os.environ.get("MINIGPT_HOME") or user_cache_path("minigpt"))
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------------
@@ -195,13 +205,35 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None) -> dict[str, Any]:
+def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None, at_most: int = 0) -> dict[str, Any]:
     """Read a .safetensors file as torch tensors by name. Raises ValueError in plain words if it is damaged.
 
     expected: the shape of each float32 tensor that has to be there, and nothing else may be. The size of the file, the
     length of its header, names, shapes and types are compared before any tensor is read.
+    at_most: where nothing is expected, so many tensors; 0 = any number.
     """
     import safetensors.torch  # here, so that reading JSON and text needs no torch
+
+    with _whole_tensors(path, expected):
+        if at_most and (count := _count_tensors(path)) > at_most:
+            raise ValueError(f"{path} has {count:,} tensors; a model of this shape has at most {at_most:,}")
+        return safetensors.torch.load_file(path)
+
+
+def map_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The same as NumPy arrays that stay in the file: what is not looked at is not read. They cannot be written to."""
+    with _whole_tensors(path, expected), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        data = np.memmap(file, np.uint8, "r", offset=8 + length)
+    places = {name: slice(*header[name]["data_offsets"]) for name in expected}
+    return {name: data[place].view("<f4").reshape(expected[name]) for name, place in places.items()}
+
+
+@contextmanager
+def _whole_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None) -> Iterator[None]:
+    """Doubt a .safetensors file before it is read, and say in plain words what is wrong with it."""
+    import safetensors
 
     try:
         with checked(path).open("rb") as file:
@@ -214,7 +246,7 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None)
                 )
         if expected is not None:
             _check_header(path, expected)
-        return safetensors.torch.load_file(path)
+        yield
     except (safetensors.SafetensorError, OverflowError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({printable(str(error))[:200]})") from None
 
@@ -235,6 +267,13 @@ def without_controls(text: str) -> str:
 
 
 # ---- underneath --------------------------------------------------------------------------------------------------------
+
+
+def _count_tensors(path: Path) -> int:
+    import safetensors
+
+    with safetensors.safe_open(path, "np") as file:
+        return len(file.keys())
 
 
 def _check_header(path: Path, expected: dict[str, tuple[int, ...]]) -> None:

@@ -17,8 +17,11 @@ LEAST_BLOCK = 320  # bytes that a block takes in a file of weights at least: the
 
 Shapes = dict[str, tuple[int, ...]]
 
-# Our sizes -> the keys of config.json.
+# Our sizes -> the keys of config.json, by model_type.
+_OWN = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "dropout")
 SIZES = {
+    "minigpt-bigram": {"vocab_size": "vocab_size", "block_size": "block_size"},
+    "minigpt-rung": {name: name for name in _OWN},
     "gpt2": {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head",
              "n_embd": "n_embd", "dropout": "resid_pdrop"},
     "qwen3": {"vocab_size": "vocab_size", "block_size": "max_position_embeddings", "n_layer": "num_hidden_layers",
@@ -30,7 +33,8 @@ DROPOUT = {"gpt2": 0.1, "qwen3": 0.0}  # where config.json says nothing of it
 def sizes(config: dict[str, Any], model_type: str) -> dict[str, Any]:
     """The sizes in a config.json, by our names (see GPTConfig). Raises ValueError naming those that are missing."""
     keys = SIZES[model_type]
-    return dict(zip(keys, required({keys["dropout"]: DROPOUT[model_type]} | config, *keys.values()), strict=True))
+    config = {keys["dropout"]: DROPOUT[model_type]} | config if model_type in DROPOUT else config
+    return dict(zip(keys, required(config, *keys.values()), strict=True))
 
 
 def required(config: dict[str, Any], *names: str) -> list[Any]:
@@ -41,10 +45,40 @@ def required(config: dict[str, Any], *names: str) -> list[Any]:
     return [config[name] for name in names]
 
 
+def as_written(config: dict[str, Any]) -> tuple[dict[str, Any], Shapes]:
+    """What this package writes of a model of these sizes: its config.json, and the shapes of its tensors.
+
+    Raises ValueError for sizes that cannot be, and for a rung of the ladder: those are known by their modules (rungs.py).
+    """
+    kind = config["model_type"]
+    if kind == "minigpt-rung":
+        raise ValueError("a rung of the ladder can only be read by torch")
+    shape = GPTConfig(**sizes(config, kind))
+    ours, shapes = {
+        "minigpt-bigram": (bigram_config, bigram_shapes),
+        "gpt2": (gpt2_config, gpt2_shapes),
+        "qwen3": (qwen3_config, qwen3_shapes),
+    }[kind]
+    return {"model_type": kind, **ours(shape)}, shapes(shape)
+
+
 def check_blocks(n_layer: Any, size: int) -> None:
     """Raise ValueError for so many blocks that a file of weights of this size, in bytes, cannot hold even their names."""
     if isinstance(n_layer, int) and LEAST_BLOCK * n_layer > size:
         raise ValueError(f"model.safetensors has {size:,} bytes; that is too little for {n_layer:,} blocks")
+
+
+# ---- the bigram ---------------------------------------------------------------------------------------------------------
+
+
+def bigram_config(c: GPTConfig) -> dict[str, Any]:
+    """The config.json of a bigram, which no other program knows."""
+    return {"vocab_size": c.vocab_size, "block_size": c.block_size}
+
+
+def bigram_shapes(c: GPTConfig) -> Shapes:
+    """The one tensor of model.safetensors."""
+    return {"token_table.weight": (c.vocab_size, c.vocab_size)}
 
 
 # ---- GPT-2 -------------------------------------------------------------------------------------------------------------
@@ -161,7 +195,8 @@ def qwen3_details(c: GPTConfig) -> dict[str, Any]:
 
 
 def qwen3_config(c: GPTConfig) -> dict[str, Any]:
-    """The config.json of a Qwen3ForCausalLM of this shape."""
+    """The config.json of a Qwen3ForCausalLM of this shape. Raises ValueError for heads that cannot be turned."""
+    c.check_rotary()
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "vocab_size": c.vocab_size,

@@ -99,13 +99,9 @@ class GPT(LanguageModel):
         return gpt2_config(self.config), tensors
 
     @classmethod
-    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
-        return sizes(config, "gpt2")
-
-    @classmethod
     def blank(cls, config: dict[str, Any]) -> "GPT":
         """A GPT without weights from the config.json of a GPT-2. Raises ValueError for one with other details."""
-        shape = GPTConfig(**cls.shape_from_hf(config))
+        shape = GPTConfig(**sizes(config, cls.model_type))
         for key, ours in GPT2_DETAILS.items():
             if config.get(key, ours) not in (ours, "gelu_pytorch_tanh" if key == "activation_function" else ours):
                 raise ValueError(f"this GPT-2 has {key} = {printable(str(config[key]))[:50]}; only {ours!r} can be loaded")
@@ -145,5 +141,6 @@ class GPT(LanguageModel):
             kind = printable(str(config.get("model_type")))[:50]
             raise ValueError(f"{folder} holds a model of type {kind!r}, not {cls.model_type!r}")
         weights = checked(folder / "model.safetensors")
-        check_blocks(cls.shape_from_hf(config)["n_layer"], weights.stat().st_size)
-        return cls.from_hf(config, read_tensors(weights))
+        n_layer = GPTConfig(**sizes(config, cls.model_type)).n_layer
+        check_blocks(n_layer, weights.stat().st_size)
+        return cls.from_hf(config, read_tensors(weights, at_most=20 * n_layer + 20))

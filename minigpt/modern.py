@@ -158,13 +158,9 @@ class ModernGPT(GPT):
         return qwen3_config(self.config), tensors
 
     @classmethod
-    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
-        return sizes(config, "qwen3")
-
-    @classmethod
     def blank(cls, config: dict[str, Any]) -> "ModernGPT":
         """A ModernGPT without weights from the config.json of a Qwen3. Raises ValueError for one with other details."""
-        shape = GPTConfig(**cls.shape_from_hf(config))
+        shape = GPTConfig(**sizes(config, cls.model_type))
         for key, ours in qwen3_details(shape).items():
             if config.get(key, ours) != ours:
                 raise ValueError(f"this Qwen3 has {key} = {printable(str(config[key]))[:50]}; only {ours!r} can be loaded")

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from .corpus import cache_folder
+from .files import cache_folder
 from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer
 
 SOURCE = Path(__file__).with_name("native.c")

@@ -3,9 +3,10 @@
 Nothing heavy is imported before a command runs, so --help is there at once. A user's mistake ends in a sentence or two and
 exit code 2 (how it was called) or 1 (the rest).
 
-Next: cli.py
+Next: console.py
 """
 
+import atexit
 import difflib
 import inspect
 import os
@@ -22,7 +23,7 @@ import click
 
 from .config import RECIPES
 from .files import without_controls
-from .signals import quit_in_order
+from .signals import end_undisturbed, quit_in_order
 
 DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
 SETTINGS: Any = {
@@ -38,6 +39,14 @@ _started = time.perf_counter()  # nearly: the interpreter took some hundredths o
 def running_s() -> float:
     """Seconds since this program began."""
     return time.perf_counter() - _started
+
+
+# ---- messages ----------------------------------------------------------------------------------------------------------
+
+
+def say(message: str) -> None:
+    """One line to stderr, never coloured, wrapped or marked up."""
+    print(without_controls(message), file=sys.stderr, flush=True)
 
 
 # ---- flags from fields -------------------------------------------------------------------------------------------------
@@ -134,7 +143,6 @@ def training_device(name: str) -> str:
         return device
     import torch
 
-    from .console import say
     from .doctor import first_look
 
     verdict = first_look(torch.device(device))
@@ -187,6 +195,7 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         # Let torch's threads wait for each other 1000 turns, not 300,000: the ones that wait would take the time of those
         # that are waited for. Read when torch is loaded; docs/decisions.md has figures.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    atexit.register(end_undisturbed)
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         with quit_in_order():

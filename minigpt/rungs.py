@@ -24,7 +24,7 @@ from .attention import Head, MultiHeadAttention
 from .bigram import BigramLanguageModel, LanguageModel, load_weights
 from .block import Block, FeedForward
 from .config import GPTConfig
-from .hf import NORM_EPS, required
+from .hf import NORM_EPS, sizes
 from .model import GPT, init_weights
 from .modern import ModernGPT, NormedAttention, RotaryAttention, SwiGLU
 
@@ -232,16 +232,11 @@ class Stack(LanguageModel):
         return config, {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     @classmethod
-    def shape_from_hf(cls, config: dict[str, Any]) -> dict[str, Any]:
-        names = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "dropout")
-        return dict(zip(names, required(config, *names), strict=True))
-
-    @classmethod
     def blank(cls, config: dict[str, Any]) -> "Stack":
         if config.get("rung") not in list(STACKS):
             raise ValueError(f"config.json names the rung {str(config.get('rung'))[:50]!r}; known are {', '.join(STACKS)}")
         with torch.device("meta"):
-            return cls(config["rung"], GPTConfig(**cls.shape_from_hf(config)))
+            return cls(config["rung"], GPTConfig(**sizes(config, cls.model_type)))
 
     @classmethod
     def from_hf(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Stack":

@@ -19,6 +19,12 @@ def quit_at_once() -> None:
     _heed(_quit)
 
 
+def end_undisturbed() -> None:
+    """Let signals pass from now on: all is done, and what a program still does to end must not change its exit code."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def quit_in_order() -> Iterator[None]:
     """Let a signal be raised where the program is, as KeyboardInterrupt or SystemExit, so that it can tidy up."""

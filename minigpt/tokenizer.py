@@ -7,12 +7,12 @@
 CharTokenizer gives each character of a text one id: few ids, short words to learn, nothing outside its alphabet.
 ByteTokenizer gives each byte of UTF-8 one id: always 256 ids, and no text that it cannot write.
 
-Next: corpus.py
+Next: saved.py
 """
 
 import codecs
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, unknown: str = "error") -> np.ndarray: ...
     def decode(self, ids: Iterable[int]) -> str: ...
-    def stream(self, ids: Iterable[int]) -> Iterator[str]: ...
+    def decoder(self) -> Callable[[int | None], str]: ...
     def count_characters(self, ids: np.ndarray) -> int: ...
     def to_hf(self) -> dict[str, Any]: ...
 
@@ -99,10 +99,9 @@ class CharTokenizer:
         """Ids -> text."""
         return "".join([self.chars[i] for i in ids])
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of each id as it comes."""
-        for i in ids:
-            yield self.chars[i]
+    def decoder(self) -> Callable[[int | None], str]:
+        """A function that takes one id after the other, then None, and gives the text that each adds."""
+        return lambda i: "" if i is None else self.chars[i]
 
     def count_characters(self, ids: np.ndarray) -> int:
         """How many characters these ids stand for: one each."""
@@ -132,14 +131,10 @@ class ByteTokenizer:
         """Ids -> text; bytes that are not UTF-8 become U+FFFD."""
         return bytes(int(i) for i in ids).decode("utf-8", "replace")
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Text as it comes: a character is given out when its last byte has arrived."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for i in ids:
-            if piece := decoder.decode(bytes([int(i)])):
-                yield piece
-        if piece := decoder.decode(b"", final=True):
-            yield piece
+    def decoder(self) -> Callable[[int | None], str]:
+        """A function that takes one id after the other, then None; a character is given out with its last byte."""
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        return lambda i: decode(b"", final=True) if i is None else decode(bytes([i]))
 
     def count_characters(self, ids: np.ndarray) -> int:
         """How many characters these ids stand for: in UTF-8, each has one byte that is not of the form 10xxxxxx."""

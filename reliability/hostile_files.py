@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from minigpt import lock
-from minigpt.checkpoint import Run, load, read_run_config
+from minigpt.checkpoint import Run, load
 from minigpt.files import MANIFEST, sha256, to_json
 from minigpt.modern import ModernGPT
+from minigpt.saved import read_run_config
 
 from . import audit
 from .suite import Broken, Suite, Trial
@@ -280,7 +281,7 @@ def spoiled(rng: Random, value: Any) -> Any:
     """A JSON value, changed in one place."""
     whole = any(value is extreme for extreme in EXTREMES)  # shared by all trials, so not to be changed inside
     if not isinstance(value, dict | list) or not value or whole or rng.random() < 0.05:
-        near = [value + 1, value - 1, -value, float(value), str(value)] if type(value) in (int, float) else []
+        near = [value + 1, value - 1, -value, as_float(value), str(value)] if type(value) in (int, float) else []
         return rng.choice([*EXTREMES, *near * 5])
     keys = list(value) if isinstance(value, dict) else range(len(value))
     key, what = rng.choice(list(keys)), rng.random()
@@ -293,6 +294,13 @@ def spoiled(rng: Random, value: Any) -> Any:
     else:
         value[key] = spoiled(rng, value[key])
     return value
+
+
+def as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def written(rng: Random, value: Any) -> bytes:

@@ -73,7 +73,7 @@ def run_part(suite: Suite, seed: int, numbers: Sequence[int], shared: Path) -> d
         except Exception as error:
             outcomes["FAILED"] += 1
             short = "".join(traceback.format_exception(error)[-4:]) if not isinstance(error, Broken) else str(error)
-            failures.append({"number": number, "why": short[-2000:]})
+            failures.append({"number": number, "why": short if len(short) < 2000 else f"{short[:500]} ... {short[-1500:]}"})
         finally:
             slowest = max(slowest, time.perf_counter() - started)
             shutil.rmtree(folder, ignore_errors=True)

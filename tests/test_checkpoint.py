@@ -26,9 +26,9 @@ from minigpt import (
 )
 from minigpt.checkpoint import free_folder
 from minigpt.config import DataConfig
-from minigpt.engine import start_ids
 from minigpt.files import damage, read_json, read_lines, to_json
 from minigpt.trainer import NonFiniteLoss, bits_per_char
+from minigpt.writing import start_ids
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run-format-1"
 SETTINGS = dict(batch_size=8, max_iters=12, eval_interval=4, warmup_iters=2, learning_rate=3e-3)

@@ -13,9 +13,9 @@ import pytest
 from conftest import TINY
 
 import minigpt
-from minigpt.checkpoint import MODELS
 from minigpt.cli import cli
 from minigpt.config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, with_muon
+from minigpt.hf import sizes
 from minigpt.model import GPT
 
 TRAIN_FIELDS = [f for config in (GPTConfig, TrainConfig, DataConfig) for f in fields(config) if f.name != "vocab_size"]
@@ -24,7 +24,7 @@ TRAIN_FIELDS = [f for config in (GPTConfig, TrainConfig, DataConfig) for f in fi
 def settings_of(run):
     """Everything that a run's config.json says, as one mapping, the shape in our names."""
     config = json.loads((run / "config.json").read_text())
-    shape = MODELS[config["model_type"]].shape_from_hf(config)
+    shape = sizes(config, config["model_type"])
     return config | shape | config["minigpt"]["train"] | config["minigpt"]["text"]
 
 

@@ -1,10 +1,11 @@
+import contextlib
 import os
 import subprocess
 import sys
 
 import pytest
 
-from minigpt.compiling import FOLDER, MARK, whole_libraries
+from minigpt.compiling import FOLDER, MARK, interrupt, whole_libraries
 
 
 @pytest.fixture
@@ -67,3 +68,11 @@ def test_where_nothing_can_be_written_torch_does_as_it_likes(tmp_path, monkeypat
     monkeypatch.setenv(FOLDER, str(tmp_path / "file" / "libraries"))
     with whole_libraries():
         assert os.environ[FOLDER] == str(tmp_path / "file" / "libraries")
+
+
+def test_an_interruption_ends_compiling_even_if_somebody_holds_it_up(base):
+    interrupt()  # nothing is compiled now
+    with pytest.raises(KeyboardInterrupt), whole_libraries(), contextlib.suppress(KeyboardInterrupt):
+        interrupt()
+    assert list(base.glob(f"{MARK}*"))
+    interrupt()

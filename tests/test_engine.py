@@ -5,7 +5,7 @@ import torch
 from conftest import awake
 
 from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, ModernGPT, SampleConfig
-from minigpt.engine import generate, generate_many, start_ids, steps, until, window_start, write
+from minigpt.engine import generate, generate_many, steps, window_start
 from minigpt.torch_engine import TorchReader
 
 TOKENIZER = CharTokenizer("\nabcdefgh")
@@ -92,38 +92,9 @@ def test_each_sample_of_a_seed_is_another_text():
     assert len(texts) == 4
 
 
-def test_an_empty_prompt_starts_from_the_newline_or_the_first_token():
-    assert start_ids(TOKENIZER, "") == [0]
-    assert start_ids(CharTokenizer("ab\n"), "") == [2]
-    assert start_ids(CharTokenizer("xyz"), "") == [0]
+def test_a_prompt_needs_a_token():
     with pytest.raises(ValueError, match="at least one token"):
         next(generate(make_gpt(), [], SampleConfig()))
-
-
-@pytest.mark.parametrize(
-    ("pieces", "stop", "expected"),
-    [
-        ("hello world", ["o w"], "hell"),
-        ("hello world", ["xyz"], "hello world"),
-        ("hello world", [], "hello world"),
-        ("aaab", ["aab"], "a"),  # the beginning of a stop string that turns out to be text
-        ("abcabd", ["abd", "ca"], "ab"),  # the first that occurs wins
-        ("abab", ["abc"], "abab"),  # held back to the end, then given out
-    ],
-)
-def test_text_ends_before_the_first_stop_string(pieces, stop, expected):
-    assert "".join(until(stop, iter(pieces))) == expected
-
-
-def test_text_is_given_out_as_soon_as_no_stop_string_can_begin_in_it():
-    stream = until(["\n\n"], iter("ab\ncd"))
-    assert [next(stream), next(stream), next(stream)] == ["a", "b", "\nc"]
-
-
-def test_text_is_the_tokens_decoded():
-    model, config = make_gpt(), SampleConfig(max_new_tokens=25)
-    tokens = list(generate(model, start_ids(TOKENIZER, "abc"), config))
-    assert "".join(write(model, TOKENIZER, "abc", config)) == TOKENIZER.decode(tokens)
 
 
 def test_a_step_knows_how_likely_its_token_was():

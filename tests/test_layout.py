@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import minigpt
+import minigpt.commands
 import minigpt.ladder
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minigpt"
 LADDER = PACKAGE / "ladder"
+COMMANDS = PACKAGE / "commands"
 FILES = sorted(PACKAGE.rglob("*.py"))
 PROGRAMS = [ROOT / name for name in ("bigram.py", "ladder.py", "gpt.py")]
 
@@ -25,6 +27,7 @@ def order_of(package) -> list[str]:
 
 ORDER = [name for name in order_of(minigpt) if not name.endswith("/")]
 LADDER_ORDER = order_of(minigpt.ladder)
+COMMANDS_ORDER = order_of(minigpt.commands)
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -43,15 +46,25 @@ def imported(path: Path, level: int = 1):
 def test_every_file_is_in_the_reading_order():
     assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == set(ORDER)
     assert {path.stem for path in LADDER.glob("*.py")} - {"__init__"} == set(LADDER_ORDER)
+    assert {path.stem for path in COMMANDS.glob("*.py")} - {"__init__"} == set(COMMANDS_ORDER)
     assert len(ORDER) == len(set(ORDER))
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_a_file_imports_only_files_above_it(name):
     below = set(imported(PACKAGE / f"{name}.py")) - set(ORDER[: ORDER.index(name)])
-    if name == "cli":  # the roof: a command may open any room
-        below = {part for part in below if not part.startswith("ladder")}
+    if name == "cli":
+        below = {part for part in below if not part.startswith("commands.")}
     assert not below, f"{name}.py may not import {below}"
+
+
+@pytest.mark.parametrize("name", COMMANDS_ORDER)
+def test_a_command_may_open_any_room_but_that_of_another_command(name):
+    path = COMMANDS / f"{name}.py"
+    assert not set(imported(path))
+    assert not {part for part in imported(path, level=2) if not part.startswith("ladder")} - set(ORDER) | (
+        {"cli"} & set(imported(path, level=2))
+    )
 
 
 @pytest.mark.parametrize("name", LADDER_ORDER)
@@ -64,7 +77,8 @@ def test_the_ladder_imports_the_package_and_only_files_above_it(name):
 @pytest.mark.parametrize(
     ("path", "following"),
     [(PACKAGE / f"{name}.py", after) for name, after in itertools.pairwise(ORDER)]
-    + [(LADDER / f"{name}.py", after) for name, after in itertools.pairwise(LADDER_ORDER)],
+    + [(LADDER / f"{name}.py", after) for name, after in itertools.pairwise(LADDER_ORDER)]
+    + [(COMMANDS / f"{name}.py", after) for name, after in itertools.pairwise(COMMANDS_ORDER)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_file_begins_with_its_idea_and_ends_its_docstring_with_the_next_file(path, following):
@@ -228,6 +242,8 @@ def test_the_package_and_its_help_need_no_torch():
 def test_only_the_command_line_parses_arguments_and_few_files_print():
     for path in FILES:
         names = {ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute | ast.Name)}
+        if path.parent == COMMANDS:
+            continue
         if path.name not in ("cli.py", "program.py") or path.parent == LADDER:
             assert not names & {"sys.argv", "argparse", "click"}, path
         if path.name not in ("cli.py", "console.py", "program.py", "table.py"):

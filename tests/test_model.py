@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -234,3 +235,13 @@ def test_weights_that_do_not_fit_are_named(make):
         type(make()).from_hf(config, tensors | {"stranger": torch.ones(1)})
     with pytest.raises(ValueError, match="should be"):
         type(make()).from_hf(config, tensors | {name: torch.ones(3, 3)})
+
+
+def test_a_file_of_far_too_many_tensors_is_refused_before_they_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    config, tensors = GPT(SMALL).to_hf()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", **config}))
+    save_file(tensors | {f"x{i}": torch.zeros(1) for i in range(100)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{len(tensors) + 100} tensors; a model of this shape has at most"):
+        GPT.from_pretrained(tmp_path)

@@ -46,6 +46,18 @@ with quit_in_order():
     assert (done.returncode, done.stdout, done.stderr) == (code, "tidy\n", "")
 
 
+@BOTH
+def test_a_signal_while_a_program_that_is_done_ends_does_not_change_how_it_ended(number, code):
+    done = python("""
+import atexit, os, sys
+import minigpt.__main__
+atexit.register(os.kill, os.getpid(), int(sys.argv.pop()))
+sys.argv.append("--version")
+minigpt.__main__.main()
+""", number.value)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_signals_are_heeded_before_anything_heavy_is_loaded():
     done = python("""
 import signal, sys, types

@@ -100,7 +100,7 @@ def test_a_file_without_permission_is_named(refused, text_file, monkeypatch):
     refused("train", "my.txt", *TINY, code=1, names=["my.txt", "permission"])
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", "base64", "utf-99"])
+@pytest.mark.parametrize("name", ["nonsense", "", "base64", "utf-99", "punycode"])
 def test_an_encoding_that_is_none_is_named(refused, text_file, name):
     refused("train", "my.txt", "--encoding", name, *TINY, code=(1, 2), names=[repr(name), "utf-8"])
 

@@ -24,9 +24,10 @@ from ..batches import Batches
 from ..block import Block
 from ..config import GPTConfig, SampleConfig, TrainConfig
 from ..corpus import Corpus
-from ..engine import generate, start_ids
+from ..engine import generate
 from ..model import GPT
 from ..trainer import NonFiniteLoss, evaluate, train
+from ..writing import start_ids
 
 STEPS = 150
 SHAPE = dict(block_size=32, n_layer=4, n_head=4, n_embd=128)

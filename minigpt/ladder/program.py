@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint import free_folder
-from ..console import StopSignals, excerpt, say
+from ..console import StopSignals, excerpt
 from ..corpus import Corpus
 from ..files import write_file
 from ..model import GPT
+from ..program import say
 from ..rungs import Rung
 from .breaks import BREAKS, FIGURES, INTACT, STEPS as BREAK_STEPS, Break, Patient, read, trained
 from .climb import BLOCK_SIZE, STEPS, Result, attempt, averaged, measured, read_report, report, result, shape

@@ -1,0 +1,82 @@
+"""A run, opened to write: by the engine that suits it, and without torch where that is possible.
+
+    model, tokenizer, engine = open_run("runs/my")          # native: starts at once and is the fastest on a processor
+    model, tokenizer, engine = open_run("runs/my", "torch", "cuda")
+
+All engines give the same text from the same seed (but where two tokens are as likely as rounding can tell).
+
+Next: novelty.py
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .saved import open_arrays, read_run_config
+from .tokenizer import Tokenizer
+
+ENGINES = ("auto", "torch", "numpy", "native")
+PRECISIONS = ("float32", "int8")
+PROCESSOR = ("auto", "cpu")  # devices
+
+
+class Opened(NamedTuple):
+    """A model that writes, its tokenizer, and what runs it, in words."""
+
+    model: Any
+    tokenizer: Tokenizer
+    engine: str
+
+
+def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dtype: str = "float32") -> Opened:
+    """Open the best model of a run.
+
+    engine: auto is native on a processor where there is a C compiler, else numpy; torch on any other device, for rungs of
+    the ladder, and when it is asked for. dtype: int8 rounds the weights of the native engine.
+
+    Raises ValueError for whatever is no whole run, and for what an engine cannot do.
+    """
+    folder = Path(folder)
+    if problem := _impossible(engine, device, dtype):
+        raise ValueError(problem)
+    if engine == "auto" and (device not in PROCESSOR or read_run_config(folder)["model_type"] == "minigpt-rung"):
+        engine = "torch"
+    if engine == "torch":
+        return _by_torch(folder, device)
+
+    from .native_engine import NativeModel, NoCompiler
+    from .numpy_engine import NUMPY_MODELS, NumpyTransformer
+
+    config, tensors, tokenizer = open_arrays(folder)
+    model = NUMPY_MODELS[config["model_type"]](config, tensors)
+    why = ""
+    if engine == "native" or (engine == "auto" and isinstance(model, NumpyTransformer)):
+        if not isinstance(model, NumpyTransformer):
+            raise ValueError(f"{folder} is a bigram: a table, that the engine native has nothing to gain from; use numpy")
+        try:
+            native = NativeModel(model, int8=dtype == "int8")
+        except NoCompiler as error:
+            if engine == "native" or dtype == "int8":
+                raise ValueError(f"the engine native is not to be had here: {error}") from None
+            why = f" ({error})"
+        else:
+            threads = f"{native.threads} thread{'s' * (native.threads > 1)}"
+            return Opened(native, tokenizer, f"native, {dtype}, {threads}")
+    return Opened(model, tokenizer, f"numpy, {dtype}{why}")
+
+
+def _impossible(engine: str, device: str, dtype: str) -> str:
+    """What cannot go together, in words."""
+    if engine in ("numpy", "native") and device not in PROCESSOR:
+        return f"the engine {engine} computes on the processor; for the device {device} use torch"
+    if dtype == "int8" and (engine in ("torch", "numpy") or device not in PROCESSOR):
+        return "int8 is for the engine native, on the processor"
+    return ""
+
+
+def _by_torch(folder: Path, device: str) -> Opened:
+    from .checkpoint import load
+    from .program import choose_device
+
+    device = choose_device(device)
+    model, tokenizer = load(folder, device)
+    return Opened(model, tokenizer, f"torch, float32, {device}")
