@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
 
-from .bigram import LanguageModel
 from .config import SampleConfig
 from .tokenizer import Tokenizer
 from .writing import write
@@ -43,9 +42,7 @@ class Turn:
 class Chat:
     """The text so far, and how it goes on."""
 
-    def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, config: SampleConfig, stop: Sequence[str] = ("\n\n",)
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, config: SampleConfig, stop: Sequence[str] = ("\n\n",)) -> None:
         self.model, self.tokenizer, self.config, self.stop = model, tokenizer, config, tuple(stop)
         self.turns: list[Turn] = []
         self.over = False

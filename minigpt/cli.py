@@ -7,8 +7,9 @@ import click
 
 from . import __version__
 from .commands.learn import check, doctor, explain, ladder
+from .commands.measure import evaluate, info
 from .commands.train import plan, train
-from .commands.use import chat, evaluate, generate, info, novelty
+from .commands.write import chat, generate, novelty
 from .program import SETTINGS, run as run_command
 
 

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 MANIFEST = "manifest.json"
 LARGEST_JSON = 1 << 26  # bytes; an alphabet of every character that there is takes a third of it
 LARGEST_HEADER = 1 << 22  # bytes of the names and shapes in a file of weights; a GPT of 1,000 blocks takes a third of it
@@ -220,8 +218,10 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None,
         return safetensors.torch.load_file(path)
 
 
-def map_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def map_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The same as NumPy arrays that stay in the file: what is not looked at is not read. They cannot be written to."""
+    import numpy as np
+
     with _whole_tensors(path, expected), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -10,10 +10,14 @@ Next: chat.py
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from .files import write_file
 
 N_GRAMS = (5, 10, 20, 40)  # characters
 SHOWN = 5  # passages
+CARD = "## Is it quoting?\n"  # in the model card
 AROUND = 30  # characters of the training text before and after a passage
 
 
@@ -85,6 +89,18 @@ def novelty(samples: Sequence[str], train: str, val: str) -> Novelty:
         {n: _seen(expected, n) for n in N_GRAMS},
         _longest(samples, found, train),
     )
+
+
+def write_into_card(card: Path, found: Novelty) -> None:
+    """Give the model card a section with the verdict; a training that goes on writes the card anew, without it."""
+    text = card.read_text(encoding="utf-8")
+    if CARD in text:
+        before, _, rest = text.partition(CARD)
+        text = before + rest[rest.index("\n## ") + 1 :]
+    before, heading, rest = text.partition("## What it writes\n")
+    if heading:
+        section = f"{CARD}\n{found.verdict} ({found.characters:,} characters were looked at.)\n\n"
+        write_file(card, f"{before}{section}{heading}{rest}")
 
 
 def match_lengths(text: str, source: str) -> list[int]:

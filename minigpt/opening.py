@@ -36,7 +36,7 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
     Raises ValueError for whatever is no whole run, and for what an engine cannot do.
     """
     folder = Path(folder)
-    if problem := _impossible(engine, device, dtype):
+    if problem := impossible(engine, device, dtype):
         raise ValueError(problem)
     if engine == "auto" and (device not in PROCESSOR or read_run_config(folder)["model_type"] == "minigpt-rung"):
         engine = "torch"
@@ -64,7 +64,7 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
     return Opened(model, tokenizer, f"numpy, {dtype}{why}")
 
 
-def _impossible(engine: str, device: str, dtype: str) -> str:
+def impossible(engine: str, device: str, dtype: str) -> str:
     """What cannot go together, in words."""
     if engine in ("numpy", "native") and device not in PROCESSOR:
         return f"the engine {engine} computes on the processor; for the device {device} use torch"

@@ -26,6 +26,7 @@ from .files import without_controls
 from .signals import end_undisturbed, quit_in_order
 
 DEVICE = "where to compute: auto (the best there is), cpu, cuda, cuda:1, mps"
+UNKNOWN = "what to do with a character that the model never saw: error, drop"
 SETTINGS: Any = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda name: name.replace("_", "-"),
@@ -39,6 +40,16 @@ _started = time.perf_counter()  # nearly: the interpreter took some hundredths o
 def running_s() -> float:
     """Seconds since this program began."""
     return time.perf_counter() - _started
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------------

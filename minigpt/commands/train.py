@@ -1,6 +1,6 @@
 """minigpt train, minigpt plan: from a text to a run. Their flags are the fields of the config classes.
 
-Next: use.py
+Next: write.py
 """
 
 import difflib
@@ -16,7 +16,6 @@ import click
 
 from ..config import RECIPES, SIZES, DataConfig, Faults, GPTConfig, TrainConfig, from_dict, with_muon
 from ..program import DEVICE, choose_device, flags, one_of, running_s, say, training_device, usage
-from ..saved import text_paths
 
 ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
 RECIPE_LINES = [
@@ -170,7 +169,7 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, pro
     from ..checkpoint import Run
     from ..corpus import load_corpus
     from ..hf import sizes
-    from ..saved import fitting_tokenizer, read_run_config
+    from ..saved import fitting_tokenizer, read_run_config, text_paths
 
     config_file = read_run_config(out)
     about = config_file["minigpt"]
