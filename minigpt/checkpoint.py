@@ -68,6 +68,7 @@ from .saved import (
     fitting_tokenizer,
     read_run_config,
     run_damage,
+    shapes_of,
 )
 from .tokenizer import CharTokenizer, Tokenizer, tokenizer_files
 from .trainer import Metrics, NonFiniteLoss, TrainState
@@ -379,10 +380,14 @@ def _forget_text(state: TrainState) -> None:
 def _read_model(config: dict[str, Any], path: Path) -> LanguageModel:
     """The model of a run's configuration, with the weights of a file. Raises ValueError unless both fit, to the last key."""
     kind = MODELS[config["model_type"]]
-    check_blocks(sizes(config, kind.model_type).get("n_layer"), checked(path).stat().st_size)
-    blank = kind.blank(config)
-    check_settings(config, hf_config(blank), path.parent)
-    return kind.from_hf(config, read_tensors(path, {name: tuple(tensor.shape) for name, tensor in blank.to_hf()[1].items()}))
+    if kind is Stack:
+        check_blocks(sizes(config, kind.model_type)["n_layer"], checked(path).stat().st_size)
+        blank = kind.blank(config)
+        check_settings(config, hf_config(blank), path.parent)
+        shapes = {name: tuple(tensor.shape) for name, tensor in blank.to_hf()[1].items()}
+    else:
+        shapes = shapes_of(config, path)
+    return kind.from_hf(config, read_tensors(path, shapes))
 
 
 def hf_config(model: LanguageModel) -> dict[str, Any]:

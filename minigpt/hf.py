@@ -7,6 +7,7 @@ so that a model can be opened without it.
 Next: files.py
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from .config import GPTConfig
@@ -30,14 +31,14 @@ SIZES = {
 DROPOUT = {"gpt2": 0.1, "qwen3": 0.0}  # where config.json says nothing of it
 
 
-def sizes(config: dict[str, Any], model_type: str) -> dict[str, Any]:
+def sizes(config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     """The sizes in a config.json, by our names (see GPTConfig). Raises ValueError naming those that are missing."""
     keys = SIZES[model_type]
-    config = {keys["dropout"]: DROPOUT[model_type]} | config if model_type in DROPOUT else config
+    config = {keys["dropout"]: DROPOUT[model_type], **config} if model_type in DROPOUT else config
     return dict(zip(keys, required(config, *keys.values()), strict=True))
 
 
-def required(config: dict[str, Any], *names: str) -> list[Any]:
+def required(config: Mapping[str, Any], *names: str) -> list[Any]:
     """Values that a config.json must have. Raises ValueError naming those that are missing."""
     missing = [name for name in names if name not in config]
     if missing:
@@ -45,7 +46,7 @@ def required(config: dict[str, Any], *names: str) -> list[Any]:
     return [config[name] for name in names]
 
 
-def as_written(config: dict[str, Any]) -> tuple[dict[str, Any], Shapes]:
+def as_written(config: Mapping[str, Any]) -> tuple[dict[str, Any], Shapes]:
     """What this package writes of a model of these sizes: its config.json, and the shapes of its tensors.
 
     Raises ValueError for sizes that cannot be, and for a rung of the ladder: those are known by their modules (rungs.py).

@@ -75,8 +75,8 @@ def impossible(engine: str, device: str, dtype: str) -> str:
 
 def _by_torch(folder: Path, device: str) -> Opened:
     from .checkpoint import load
-    from .program import choose_device
+    from .trainer import best_device
 
-    device = choose_device(device)
+    device = best_device() if device == "auto" else device
     model, tokenizer = load(folder, device)
     return Opened(model, tokenizer, f"torch, float32, {device}")

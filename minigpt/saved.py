@@ -18,7 +18,7 @@ import numpy as np
 from . import __version__
 from .config import DataConfig, TrainConfig, from_dict
 from .files import MANIFEST, checked, damage, map_tensors, printable, read_json
-from .hf import SIZES, as_written, check_blocks, sizes
+from .hf import SIZES, Shapes, as_written, check_blocks, sizes
 from .tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1  # of config.json's part "minigpt", raised when an older package could not read a newer run
@@ -42,11 +42,15 @@ def open_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], To
     config = read_run_config(folder)
     weights = finished_weights(folder)
     check_undamaged(folder, [*FIXED, "model.safetensors"])
-    kind = config["model_type"]
-    check_blocks(sizes(config, kind).get("n_layer"), checked(weights).stat().st_size)
+    return config, map_tensors(weights, shapes_of(config, weights)), fitting_tokenizer(folder, config)
+
+
+def shapes_of(config: Mapping[str, Any], weights: Path) -> Shapes:
+    """The tensors that a file of weights has to hold. Raises ValueError unless config.json is as this package writes it."""
+    check_blocks(sizes(config, config["model_type"]).get("n_layer"), checked(weights).stat().st_size)
     ours, shapes = as_written(config)
-    check_settings(config, ours, folder)
-    return config, map_tensors(weights, shapes), fitting_tokenizer(folder, config)
+    check_settings(config, ours, weights.parent)
+    return shapes
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line as a person uses it: train, generate, eval, info."""
 
 import json
+import math
 import os
 import re
 import shlex
@@ -10,9 +11,11 @@ import time
 from dataclasses import fields
 
 import pytest
+import torch
 from conftest import TINY
 
 import minigpt
+from minigpt import load
 from minigpt.cli import cli
 from minigpt.config import RECIPES, SIZES, DataConfig, GPTConfig, SampleConfig, TrainConfig, with_muon
 from minigpt.hf import sizes
@@ -324,7 +327,7 @@ def written(run_cli, trained):
 
     def call(*args):
         result = run_cli("generate", trained, "--max-new-tokens", 40, *args)
-        assert (result.code, result.err) == (0, "")
+        assert (result.code, re.sub(r"^The prompt has \d+ tokens; .*\n$", "", result.err)) == (0, "")
         assert result.out.endswith("\n")
         return result.out[:-1]
 
@@ -372,6 +375,106 @@ def test_a_text_may_be_longer_than_the_context(written, n):
 def test_a_prompt_may_be_longer_than_the_context(written):
     """Only the last block_size = 8 characters of it are read."""
     assert written("--prompt", "a fox sees the river")[20:] == written("--prompt", "he river")[8:]
+
+
+def test_the_prompt_may_come_from_a_file_or_from_standard_input(run_cli, trained, tmp_path, written):
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfDora\r\nsees ")
+    expected = written("--prompt", "Dora\nsees ")
+    assert written("--prompt-file", tmp_path / "prompt.txt") == expected
+    result = run_cli("generate", trained, "--max-new-tokens", 40, "--prompt-file", "-", stdin="Dora\nsees ")
+    assert result.out[:-1] == expected
+
+
+def test_a_prompt_that_is_too_long_is_told(run_cli, trained):
+    result = run_cli("generate", trained, "--prompt", "a fox sees the river", "--max-new-tokens", 5)
+    assert result.err == "The prompt has 20 tokens; the model reads the last 8.\n"
+
+
+def test_json_tells_texts_tokens_and_how_likely_they_were(run_cli, trained, written):
+    result = run_cli("generate", trained, "--prompt", "the ", "--num-samples", 3, "--max-new-tokens", 40, "--json")
+    assert (result.code, result.err) == (0, "")
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    texts = written("--prompt", "the ", "--num-samples", 3).split("\n" + "-" * 40 + "\n")
+    assert [line["prompt"] + line["text"] for line in lines] == texts
+    model, tokenizer = load(trained)
+    for number, line in enumerate(lines):
+        assert (line["sample"], line["ended"]) == (number, "length")
+        assert tokenizer.decode(line["prompt_ids"]) == "the "
+        assert tokenizer.decode(line["ids"]) == line["text"]
+        ids = torch.tensor([(line["prompt_ids"] + line["ids"])[:8]])  # what fits into the context
+        with torch.no_grad():
+            expected = model(ids)[0][0, 3:-1].log_softmax(-1)[range(4), line["ids"][:4]]
+        assert line["logprobs"][:4] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_json_says_why_a_text_ended(run_cli, trained, written):
+    stop = written("--prompt", "the ")[20:22]
+    result = run_cli("generate", trained, "--prompt", "the ", "--max-new-tokens", 40, "--json", "--stop", stop)
+    assert json.loads(result.out)["ended"] == "stop"
+
+
+def test_a_text_ends_before_a_stop_id(written, trained):
+    whole = written("--prompt", "the ")
+    _, tokenizer = load(trained)
+    stop = tokenizer.encode(whole[20])[0]
+    assert written("--prompt", "the ", "--stop-id", stop) == whole[: whole.index(whole[20], 4)]
+
+
+@pytest.mark.parametrize("engine", ["torch", "numpy", "auto"])
+def test_the_engine_changes_nothing_and_neither_does_writing_several_texts_at_once(written, engine):
+    args = ["--num-samples", 3, "--max-new-tokens", 60]
+    expected = written(*args)
+    assert written(*args, "--engine", engine) == expected
+    assert written(*args, "--engine", engine, "--no-stream") == expected
+
+
+def test_statistics_are_told_on_stderr(run_cli, trained):
+    result = run_cli("generate", trained, "--max-new-tokens", 30, "--engine", "numpy", "-v")
+    assert len(result.out) == 31
+    told = r"\nEngine: numpy, float32\. 30 tokens in [\d.]+ s, [\d,]+ tokens/s; the first text [\d.]+ s after the start\."
+    assert re.match(told, result.err)
+
+
+def test_each_character_is_coloured_by_how_likely_it_was(run_cli, trained, written, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = run_cli("generate", trained, "--max-new-tokens", 40, "--show-probs")
+    legend, _, text = result.out.partition("\n")
+    assert "50% and more" in legend
+    colours = re.findall(r"\x1b\[(\d+)m([^\x1b])", text)
+    lines = run_cli("generate", trained, "--max-new-tokens", 40, "--json").out
+    expected = [
+        next(colour for least, colour in ((0.5, 32), (0.2, 36), (0.05, 33), (0.01, 35), (0, 31)) if math.exp(x) >= least)
+        for char, x in zip(json.loads(lines)["text"], json.loads(lines)["logprobs"], strict=True)
+    ]
+    assert re.sub(r"\x1b\[\d*m", "", text) == json.loads(lines)["text"] + "\n"
+    assert len({int(colour) for colour, _ in colours} & set(expected)) == len(set(expected))
+    assert int(colours[0][0]) == expected[0]
+
+
+def test_without_a_terminal_colours_are_left_out_and_that_is_told(run_cli, trained, written, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    result = run_cli("generate", trained, "--max-new-tokens", 40, "--show-probs")
+    assert result.out[:-1] == written()
+    assert "terminal" in result.err
+
+
+def test_a_conversation(run_cli, trained):
+    result = run_cli("chat", trained, "--max-new-tokens", 10, stdin="the fox\n/temperature 0\n/retry\n/nonsense\n/quit\n")
+    assert result.code == 0
+    assert "temperature is 0.0" in result.out
+    assert "there is no /nonsense" in result.err
+
+
+def test_novelty_is_told_and_goes_into_the_card(run_cli, run):
+    for _ in range(2):  # the second one replaces what the first one wrote
+        result = run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 100)
+        assert (result.code, result.err) == (0, "")
+        verdict = result.out.splitlines()[-1]
+        card = (run / "README.md").read_text()
+        assert card.count(f"## Is it quoting?\n\n{verdict} (200 characters were looked at.)\n\n## What it writes\n") == 1
+        assert card.count("## Is it quoting?") == 1
+    figures = json.loads(run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 100, "--json").out)
+    assert figures["verdict"] == verdict
 
 
 def test_a_longer_text_begins_like_a_shorter_one(written):

@@ -202,6 +202,20 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
         (["generate", "run", "--num-samples", "two"], ["--num-samples", "'two'"]),
         (["generate", "run", "--stop", ""], ["--stop"]),
         (["generate", "run", "--device", "toaster"], ["'toaster'", "cpu"]),
+        (["generate", "run", "--engine", "numpi"], ["engine", "'numpi'", "Did you mean numpy?"]),
+        (["generate", "run", "--engine", "numpy", "--device", "cuda"], ["numpy", "cuda", "torch"]),
+        (["generate", "run", "--dtype", "int4"], ["dtype", "'int4'", "float32 or int8"]),
+        (["generate", "run", "--dtype", "int8", "--engine", "torch"], ["int8", "native"]),
+        (["generate", "run", "--stop-id", "99"], ["stop_id", "99", "from 0 to "]),
+        (["generate", "run", "--stop-id", "-1"], ["stop_id", "-1", "from 0 to "]),
+        (["generate", "run", "--stop-id", "x"], ["--stop-id", "'x'"]),
+        (["generate", "run", "--prompt-file", "nowhere.txt"], ["nowhere.txt"]),
+        (["generate", "run", "--prompt-file", "."], ["."]),
+        (["generate", "run", "--prompt-file", "my.txt", "--prompt", "x"], ["--prompt", "--prompt-file"]),
+        (["generate", "run", "--json", "--show-probs"], ["--json", "--show-probs"]),
+        (["generate", "run", "--json", "--stream"], ["--json", "--stream"]),
+        (["chat", "run", "--temperature", "-1"], ["temperature", "-1"]),
+        (["novelty", "run", "--num-samples", "0"], ["num_samples", "0"]),
         (["eval", "run", "--device", "toaster"], ["'toaster'", "cpu"]),
         (["eval", "run", "--unknown", "skip"], ["unknown", "'skip'"]),
         (["eval", "run", "nowhere.txt"], ["nowhere.txt"]),
@@ -213,6 +227,11 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
 )
 def test_a_word_that_is_none_of_the_choices_is_named(refused, text_file, run, args, names):
     refused(*args, names=names)
+
+
+def test_a_prompt_that_is_no_text_is_refused(refused, run, tmp_path):
+    (tmp_path / "odd.txt").write_bytes(b"abc\xff")
+    refused("generate", "run", "--prompt-file", "odd.txt", code=1, names=["odd.txt", "UTF-8", "offset 3"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -310,7 +329,7 @@ DAMAGES = {
     "no width": (lambda run: change(run / "config.json", hidden_size=None), ["hidden_size"]),
     "no context": (lambda run: change(run / "config.json", max_position_embeddings=None), ["max_position_embeddings"]),
     "a width as text": (lambda run: change(run / "config.json", hidden_size="16"), ["n_embd", "'16'"]),
-    "another width": (lambda run: change(run / "config.json", hidden_size=32), ["intermediate_size = 48", "88"]),
+    "another width": (lambda run: change(run / "config.json", hidden_size=32), ["config.json", "head_dim is 8"]),
     "another number of layers": (
         lambda run: change(run / "config.json", num_hidden_layers=2),
         ["model.safetensors", "bytes"],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import DataConfig, Faults, SampleConfig, from_dict
-from ..program import DEVICE, UNKNOWN, flags, one_of, peak_memory, running_s, say, usage
+from ..program import DEVICE, UNKNOWN, choose_device, flags, one_of, peak_memory, running_s, say, usage
 
 if TYPE_CHECKING:
     from ..opening import Opened
@@ -42,6 +42,8 @@ def opened(run: Path, engine: str, dtype: str, device: str) -> "Opened":
     one_of("dtype", dtype, PRECISIONS)
     if problem := impossible(engine, device, dtype):
         raise click.UsageError(problem)
+    if device not in ("auto", "cpu"):
+        choose_device(device)  # is it there?
     return open_run(run, engine, device, dtype)
 
 

@@ -1,0 +1,155 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import TINY
+
+from minigpt import SampleConfig, load, native_engine
+from minigpt.bigram import BigramLanguageModel
+from minigpt.checkpoint import MODELS, hf_config
+from minigpt.config import GPTConfig
+from minigpt.engine import generate
+from minigpt.hf import as_written
+from minigpt.native_engine import NativeModel, NoCompiler
+from minigpt.numpy_engine import NumpyBigram, NumpyGPT2, NumpyQwen3
+from minigpt.opening import open_run
+from minigpt.saved import open_arrays
+
+CONFIG = SampleConfig(max_new_tokens=60, temperature=0.9)
+
+
+@pytest.fixture(scope="session")
+def runs(trained, tmp_path_factory):
+    """A run of each architecture."""
+    from minigpt.cli import main
+
+    folder = tmp_path_factory.mktemp("runs")
+    for arch in ("gpt", "bigram"):
+        shape = ["--block-size=8"] if arch == "bigram" else TINY
+        arguments = ["train", str(trained.parent / "my.txt"), f"--arch={arch}", f"--out={folder / arch}", "--max-iters=2"]
+        with pytest.raises(SystemExit):
+            main([*arguments, *(flag for flag in shape if "iters" not in flag)])
+    return {"modern": trained, "gpt": folder / "gpt", "bigram": folder / "bigram"}
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    def none():
+        raise NoCompiler("there is no C compiler")
+
+    monkeypatch.setattr(native_engine, "library", none)
+
+
+def text(opened) -> list[int]:
+    return list(generate(opened.model, [1, 2], CONFIG))
+
+
+@pytest.mark.parametrize("arch", ["modern", "gpt", "bigram"])
+def test_every_engine_writes_the_same_text(runs, arch):
+    expected = text(open_run(runs[arch], "torch"))
+    assert text(open_run(runs[arch], "numpy")) == expected
+    assert text(open_run(runs[arch])) == expected
+
+
+def test_what_is_chosen_is_told(runs):
+    assert open_run(runs["gpt"], "torch").engine == "torch, float32, cpu"
+    assert open_run(runs["bigram"]).engine == "numpy, float32"
+    try:
+        native_engine.library()
+    except NoCompiler:
+        pytest.skip("no compiler")
+    opened = open_run(runs["modern"])
+    assert (type(opened.model), opened.engine) == (NativeModel, "native, float32, 1 thread")
+    opened = open_run(runs["gpt"], dtype="int8")
+    assert (opened.model.int8, opened.engine) == (True, "native, int8, 1 thread")
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_numpy_reads_on(runs):
+    kinds = {"modern": NumpyQwen3, "gpt": NumpyGPT2, "bigram": NumpyBigram}
+    for arch, kind in kinds.items():
+        assert isinstance(open_run(runs[arch]).model, kind)
+    assert open_run(runs["gpt"]).engine == "numpy, float32 (there is no C compiler)"
+    for settings in (dict(engine="native"), dict(dtype="int8")):
+        with pytest.raises(ValueError, match="native is not to be had here: there is no C compiler"):
+            open_run(runs["gpt"], **settings)
+
+
+def test_a_rung_of_the_ladder_is_read_by_torch(tmp_path, text_file, run_cli):
+    arguments = ["--rung", "rmsnorm", "--budget", 2, "--out", "ladder"]
+    assert run_cli("ladder", "my.txt", *arguments).code == 0
+    rung = next((tmp_path / "ladder").glob("*rmsnorm*"))
+    assert open_run(rung).engine.startswith("torch")
+    with pytest.raises(ValueError, match="only be read by torch"):
+        open_run(rung, "numpy")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(engine="numpy", device="cuda"), "computes on the processor"),
+        (dict(engine="native", device="mps"), "computes on the processor"),
+        (dict(engine="torch", dtype="int8"), "int8 is for the engine native"),
+        (dict(device="cuda", dtype="int8"), "int8 is for the engine native"),
+    ],
+)
+def test_what_cannot_go_together_is_said(runs, settings, words):
+    with pytest.raises(ValueError, match=words):
+        open_run(runs["gpt"], **settings)
+
+
+def test_int8_and_native_are_nothing_for_a_bigram(runs):
+    with pytest.raises(ValueError, match="is a bigram: a table"):
+        open_run(runs["bigram"], "native")
+
+
+@pytest.mark.parametrize("arch", ["modern", "gpt", "bigram"])
+def test_arrays_are_those_of_the_file_and_cannot_be_changed(runs, arch):
+    config, tensors, tokenizer = open_arrays(runs[arch])
+    model, same_tokenizer = load(runs[arch])
+    ours = model.to_hf()[1]
+    assert config["model_type"] == model.model_type
+    assert tensors.keys() == ours.keys()
+    assert all(torch.equal(torch.tensor(tensors[name]), ours[name]) for name in ours)
+    assert tokenizer.to_hf() == same_tokenizer.to_hf()
+    with pytest.raises(ValueError, match="read-only"):
+        next(iter(tensors.values()))[0] = 1
+
+
+@pytest.mark.parametrize("arch", ["modern", "gpt", "bigram"])
+def test_without_torch_a_model_is_known_as_well_as_with_it(arch):
+    """Names, shapes and settings that saved.py compares with are those that the models themselves write."""
+    shape = GPTConfig(vocab_size=11, block_size=16, n_layer=3, n_head=2, n_embd=20, dropout=0.1)
+    kinds = {kind.model_type: kind for kind in MODELS.values()}
+    kind = kinds[{"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}[arch]]
+    model = kind(11, 16) if kind is BigramLanguageModel else kind(shape)
+    config, shapes = as_written(hf_config(model))
+    assert config == hf_config(model)
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in model.to_hf()[1].items()}
+
+
+def test_one_line_is_enough(runs):
+    loaded = load(runs["modern"])
+    text = loaded.generate("the ", max_new_tokens=20, seed=3)
+    assert len(text) == 20
+    assert text == load(runs["modern"]).generate("the ", max_new_tokens=20, seed=3)
+    assert loaded.generate("the ", max_new_tokens=20, seed=3, stop=[text[5]]) == text[: text.index(text[5])]
+    with pytest.raises(ValueError, match="temperature is -1"):
+        loaded.generate(temperature=-1)
+
+
+@pytest.mark.parametrize("command", ["generate", "novelty", "chat"])
+def test_no_torch_is_needed_to_write(runs, tmp_path, command):
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from minigpt.cli import main
+main([{command!r}, {str(runs["modern"])!r}, "--max-new-tokens", "20"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, input="the fox\n", env=os.environ, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert len(done.stdout) > 20
