@@ -215,6 +215,10 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None = None,
     with _whole_tensors(path, expected):
         if at_most and (count := _count_tensors(path)) > at_most:
             raise ValueError(f"{path} has {count:,} tensors; a model of this shape has at most {at_most:,}")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # a name that is no UTF-8, which this library cannot open
+            return safetensors.torch.load(path.read_bytes())
         return safetensors.torch.load_file(path)
 
 

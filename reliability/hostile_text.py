@@ -230,7 +230,7 @@ def sha256(text: str) -> str:
 
 # ---- texts by chance ---------------------------------------------------------------------------------------------------
 
-OTHERS = {"utf-8-sig", "cp720", "punycode", "idna", "undefined", "unicode_escape", "raw_unicode_escape"}
+OTHERS = {"utf-8-sig", "cp720", "undefined", "unicode_escape", "raw_unicode_escape"}
 OTHER_SYSTEMS = {"mbcs", "oem"}
 ENCODINGS = sorted(
     name
@@ -311,8 +311,6 @@ def encode(text: str, encoding: str) -> bytes:
 
 def expected(data: bytes, encoding: str) -> str | None:
     """The text that these bytes are, or None if they are none. Which way round UTF-16 is, has to be said by its mark."""
-    if codecs.lookup(encoding).name in ("punycode", "idna"):  # of host names, and not to be read in pieces
-        return None
     marks = MARKS.get(codecs.lookup(encoding).name, (b"",))
     if not data.startswith(marks):
         return None

@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +389,9 @@ def test_no_pickle_is_read_or_written(finished):
             assert path.suffix in {".json", ".jsonl", ".safetensors", ".md"}
             if path.suffix == ".json":
                 json.loads(path.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_run_whose_name_is_no_utf_8_opens(run):
+    odd = run.rename(run.with_name(os.fsdecode(b"no \xff\xfe")))
+    assert load(odd).generate(max_new_tokens=5)
