@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .config import SampleConfig
-from .sampling import draw, probabilities, random_generator
+from .sampling import pick, random_generator
 
 
 class Reader(Protocol):
@@ -75,7 +75,7 @@ def steps(model: Any, prompt: Sequence[int], config: SampleConfig, sample: int =
     """generate(), with the scores of each token."""
     text = Writer(reader_of(model), prompt, config, sample)
     for _ in range(config.max_new_tokens):
-        yield text.draw(text.reader.read(text.unread))
+        yield draw_all([text], text.reader.read(text.unread)[None])[0]
 
 
 class Writer:
@@ -90,12 +90,6 @@ class Writer:
             raise ValueError("a prompt needs at least one token to start from")
         self.rng = random_generator(config.seed, sample)
         reader.forget()
-
-    def draw(self, scores: np.ndarray) -> Step:
-        """Go on by one token."""
-        token = draw(probabilities(scores, self.config, self.seen), self.rng)
-        self.append(token)
-        return Step(token, scores)
 
     def append(self, token: int) -> None:
         """Go on by this token; when the window slides, all that is left of it has to be read again."""
@@ -124,11 +118,19 @@ def generate_many(
     """Yield the next id of every text, all texts at once: each is what `generate` writes alone, with a sample of its own."""
     texts = [Writer(reader_of(model), prompt, config, first_sample + i) for i, prompt in enumerate(prompts)]
     for _ in range(config.max_new_tokens):
-        yield [text.draw(scores).token for text, scores in zip(texts, read_all(model, texts), strict=True)]
+        yield [step.token for step in draw_all(texts, read_all(model, texts))]
 
 
-def read_all(model: Any, texts: Sequence[Writer]) -> Sequence[np.ndarray]:
-    """What is unread of several texts -> the scores (V,) of each. A NativeModel reads its weights once for all of them."""
+def read_all(model: Any, texts: Sequence[Writer]) -> np.ndarray:
+    """What is unread of N texts -> their scores (N, V). A NativeModel reads its weights once for all of them."""
     if hasattr(model, "read_all"):
         return model.read_all([text.reader for text in texts], [text.unread for text in texts])
-    return [text.reader.read(text.unread) for text in texts]
+    return np.stack([text.reader.read(text.unread) for text in texts])
+
+
+def draw_all(texts: Sequence[Writer], scores: np.ndarray) -> list[Step]:
+    """Let each of N texts go on by a token, drawn from its scores (N, V)."""
+    tokens = pick(scores, texts[0].config, [text.seen for text in texts], [text.rng for text in texts])
+    for text, token in zip(texts, tokens, strict=True):
+        text.append(token)
+    return [Step(token, row) for token, row in zip(tokens, scores, strict=True)]

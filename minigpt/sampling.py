@@ -7,52 +7,91 @@ Needs only NumPy, so that every engine draws alike.
 Next: torch_engine.py
 """
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 import numpy as np
 
 from .config import SampleConfig
 
 
+def pick(
+    logits: np.ndarray, config: SampleConfig, seen: Sequence[Set[int]], rngs: Sequence[np.random.Generator]
+) -> list[int]:
+    """The next token of each of N texts. logits (N, V) -> N ids.
+
+    seen: the ids read and written so far, by text; rngs: the random numbers of each. What a text gets does not depend on
+    the others. Raises ValueError for logits that are not finite numbers.
+    """
+    logits = _penalised(logits, config, seen)
+    if _is_greedy(config):
+        return logits.argmax(-1).tolist()
+    # The first id whose cumulative probability exceeds a random number from [0, 1).
+    cumulative = np.cumsum(_distribution(logits, config), axis=-1)
+    drawn = np.array([rng.random() for rng in rngs]) * cumulative[:, -1]
+    return [int(row.searchsorted(number, side="right")) for row, number in zip(cumulative, drawn, strict=True)]
+
+
 def probabilities(logits: np.ndarray, config: SampleConfig, seen: Set[int] = frozenset()) -> np.ndarray:
     """The distribution that the next token is drawn from. logits (V,) -> probabilities (V,), float64, sum 1.
 
-    seen: the ids read and written so far, for the repetition penalty. The order is that of transformers: repetition
-    penalty, temperature, top_k, top_p, min_p. Temperature 0 puts everything on the likeliest token (the first of equals).
-    Raises ValueError for logits that are not finite numbers.
+    The order is that of transformers: repetition penalty, temperature, top_k, top_p, min_p. Temperature 0 puts everything
+    on the likeliest token (the first of equals). Raises ValueError for logits that are not finite numbers.
     Source: Holtzman et al. 2019, section 3.1, for top_p (arXiv:1904.09751); Fan et al. 2018, section 5.1, for top_k; Nguyen
     et al. 2024, section 3, for min_p (arXiv:2407.01082); Keskar et al. 2019, section 4.1, for the penalty
     (arXiv:1909.05858).
     """
+    logits = _penalised(logits[None], config, [seen])
+    if _is_greedy(config):
+        return np.eye(1, logits.shape[-1], int(logits.argmax()))[0]
+    return _distribution(logits, config)[0]
+
+
+def _is_greedy(config: SampleConfig) -> bool:
+    return config.temperature == 0 or config.top_k == 1 or config.top_p == 0
+
+
+def _penalised(logits: np.ndarray, config: SampleConfig, seen: Sequence[Set[int]]) -> np.ndarray:
+    """Logits (N, V), a copy in float64, with what was seen less likely."""
     if not np.isfinite(logits).all():
         raise ValueError("the model's scores are not finite numbers; its weights are damaged")
     logits = logits.astype(np.float64)
-    if config.repetition_penalty != 1 and seen:
-        ids = np.fromiter(seen, np.intp, len(seen))
-        logits[ids] *= np.where(logits[ids] < 0, config.repetition_penalty, 1 / config.repetition_penalty)
-    if config.temperature == 0 or config.top_k == 1 or config.top_p == 0:
-        return np.eye(1, len(logits), int(logits.argmax()))[0]
-    logits = (logits - logits.max()) / config.temperature
-    if 0 < config.top_k < len(logits):
-        kth = np.partition(logits, -config.top_k)[-config.top_k]
+    if config.repetition_penalty != 1:
+        for row, tokens in zip(logits, seen, strict=True):
+            ids = np.fromiter(tokens, np.intp, len(tokens))
+            row[ids] *= np.where(row[ids] < 0, config.repetition_penalty, 1 / config.repetition_penalty)
+    return logits
+
+
+def _distribution(logits: np.ndarray, config: SampleConfig) -> np.ndarray:
+    """Logits (N, V), which are overwritten -> probabilities (N, V)."""
+    logits -= logits.max(-1, keepdims=True)
+    logits /= config.temperature
+    if 0 < config.top_k < logits.shape[-1]:
+        kth = np.partition(logits, -config.top_k, axis=-1)[:, -config.top_k, None]
         logits[logits < kth] = -np.inf
-    probs = np.exp(logits)
-    probs /= probs.sum()
+    probs = np.exp(logits, out=logits)
+    probs /= probs.sum(-1, keepdims=True)
     if config.top_p < 1:
-        order = np.argsort(-probs, kind="stable")
-        before = np.cumsum(probs[order]) - probs[order]  # what the likelier ones hold together
-        probs[order[before >= config.top_p]] = 0
-        probs /= probs.sum()
+        for row in probs:
+            _leave_the_top(row, config.top_p)
+        probs /= probs.sum(-1, keepdims=True)
     if config.min_p > 0:
-        probs[probs < config.min_p * probs.max()] = 0
-        probs /= probs.sum()
+        probs[probs < config.min_p * probs.max(-1, keepdims=True)] = 0
+        probs /= probs.sum(-1, keepdims=True)
     return probs
 
 
-def draw(probs: np.ndarray, rng: np.random.Generator) -> int:
-    """Pick an id: the first whose cumulative probability exceeds a random number from [0, 1)."""
-    cumulative = np.cumsum(probs)
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+def _leave_the_top(probs: np.ndarray, top_p: float) -> None:
+    """Set probabilities (V,) to 0 where the likelier ones reach top_p without them.
+
+    Those below (1 - top_p) / V hold less than 1 - top_p together, so they are never needed, and only the others are sorted.
+    """
+    unlikely = probs < (1 - top_p) / len(probs)
+    probs[unlikely] = 0
+    candidates = np.flatnonzero(~unlikely)
+    order = candidates[np.argsort(-probs[candidates], kind="stable")]
+    before = np.cumsum(probs[order]) - probs[order]  # what the likelier ones hold together
+    probs[order[before >= top_p]] = 0
 
 
 def random_generator(seed: int, sample: int = 0) -> np.random.Generator:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .config import SampleConfig
-from .engine import Step, Writer, read_all, reader_of, steps
+from .engine import Step, Writer, draw_all, read_all, reader_of, steps
 from .tokenizer import Tokenizer
 
 
@@ -152,8 +152,9 @@ def write_many(
         going = [(writer, text) for writer, text in zip(writers, texts, strict=True) if not text.ended]
         if not going:
             return
-        for (writer, text), scores in zip(going, read_all(model, [writer for writer, _ in going]), strict=True):
-            text.add(writer.draw(scores))
+        some = [writer for writer, _ in going]
+        for (_, text), step in zip(going, draw_all(some, read_all(model, some)), strict=True):
+            text.add(step)
     for text in texts:
         if not text.ended:
             text.end()

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from minigpt.config import SampleConfig
-from minigpt.sampling import draw, probabilities, random_generator
+from minigpt.sampling import pick, probabilities, random_generator
 
 LOGITS = np.array([2.0, 1.0, 0.0, -1.0, 1.0], np.float32)
 
@@ -85,8 +85,8 @@ def test_the_penalty_lowers_what_was_seen_whatever_its_sign():
 
 
 def test_draws_follow_the_probabilities():
-    probs, rng = np.array([0.5, 0.0, 0.3, 0.2]), random_generator(0)
-    counts = np.bincount([draw(probs, rng) for _ in range(20_000)], minlength=4)
+    probs, rng = np.array([0.5, 1e-9, 0.3, 0.2]), random_generator(0)
+    counts = np.bincount([pick(np.log(probs)[None], SampleConfig(), [()], [rng])[0] for _ in range(20_000)], minlength=4)
     np.testing.assert_allclose(counts / 20_000, probs, atol=0.015)
     assert counts[1] == 0
 
@@ -102,7 +102,38 @@ def test_scores_that_are_no_numbers_are_refused():
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="not finite"):
             probabilities(np.array([0.0, bad]), SampleConfig())
+        with pytest.raises(ValueError, match="not finite"):
+            pick(np.array([[1.0, 2.0], [0.0, bad]]), SampleConfig(temperature=0), [(), ()], [])
 
 
 def test_a_vocabulary_of_one_works():
-    assert draw(probabilities(np.array([3.0]), SampleConfig(top_k=1, top_p=0.5)), random_generator(0)) == 0
+    for settings in (dict(top_k=1, top_p=0.5), dict(top_p=0.5, min_p=1.0), dict(repetition_penalty=2.0)):
+        assert pick(np.array([[3.0]]), SampleConfig(**settings), [{0}], [random_generator(0)]) == [0]
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, dict(), dict(temperature=0, repetition_penalty=3.0), dict(top_p=1e-9)])
+@pytest.mark.parametrize("size", [7, 65, 3001])
+def test_what_a_text_gets_does_not_depend_on_the_others(settings, size):
+    rng = np.random.default_rng(1)
+    logits, config = rng.normal(size=(9, size)).astype(np.float32) * 3, SampleConfig(**settings)
+    seen = [set(rng.integers(size, size=5).tolist()) for _ in range(9)]
+    together, alone = ([random_generator(5, i) for i in range(9)] for _ in range(2))
+    for _ in range(10):
+        each = [pick(logits[i : i + 1], config, seen[i : i + 1], alone[i : i + 1])[0] for i in range(9)]
+        assert pick(logits, config, seen, together) == each
+
+
+def test_top_p_leaves_the_same_whether_all_are_sorted_or_only_those_that_can_matter():
+    rng = np.random.default_rng(2)
+    for scale, top_p in ((0.1, 0.9), (1, 0.5), (3, 0.99), (6, 0.2), (0, 0.7)):
+        logits = rng.normal(size=2000) * scale
+        probs = probabilities(logits, SampleConfig())
+        order = np.argsort(-probs, kind="stable")
+        kept = order[np.cumsum(probs[order]) - probs[order] < top_p]
+        assert set(np.flatnonzero(probabilities(logits, SampleConfig(top_p=top_p)))) == set(kept)
+
+
+def test_all_probability_on_one_token_leaves_no_other():
+    logits = np.array([-1e30, 0.0, -1e30])
+    for settings in (dict(), dict(top_p=0.5), dict(top_k=2), dict(min_p=0.5), dict(temperature=100)):
+        assert probabilities(logits, SampleConfig(**settings)).tolist() == [0, 1, 0]
