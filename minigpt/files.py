@@ -142,12 +142,11 @@ def damage(folder: Path, names: Iterable[str] | None = None) -> str:
             before = manifest["before"]
             if name in before and before[name] is None and not os.path.lexists(folder / name):
                 continue  # about to be written for the first time
-            data = read_bytes(folder / name)
-            found = _entry(data)
+            found = _entry_of(folder / name)
             if found in (expected, before.get(name)):
                 continue
-            if len(data) != expected["size"]:
-                return f"{name} has {len(data):,} bytes instead of {expected['size']:,}"
+            if found["size"] != expected["size"]:
+                return f"{name} has {found['size']:,} bytes instead of {expected['size']:,}"
             digests = f"{found['sha256'][:12]} instead of {printable(expected['sha256'][:12])}"
             return f"{name} is not what was written (its SHA-256 is {digests})"
     except (OSError, ValueError) as error:
@@ -320,6 +319,13 @@ def _entry(data: bytes) -> dict[str, Any]:
     return {"size": len(data), "sha256": sha256(data)}
 
 
+def _entry_of(path: Path) -> dict[str, Any]:
+    """The same of a file, which is not read into memory as a whole."""
+    with checked(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": file.tell(), "sha256": digest}
+
+
 def _entries(files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
     return {name: _entry(data) for name, data in files.items()}
 
@@ -348,7 +354,7 @@ def _there(folder: Path) -> dict[str, Any]:
     for name, before in manifest["before"].items():
         if not os.path.lexists(folder / name):
             del there[name]
-        elif before == _entry(read_bytes(folder / name)):
+        elif before == _entry_of(folder / name):
             there[name] = before
     return there
 

@@ -11,7 +11,7 @@ Next: novelty.py
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .saved import open_arrays, read_run_config
+from .saved import check_meanwhile, open_arrays, read_run_config
 from .tokenizer import Tokenizer
 
 ENGINES = ("auto", "torch", "numpy", "native")
@@ -46,21 +46,22 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
     from .native_engine import NativeModel, NoCompiler
     from .numpy_engine import NUMPY_MODELS, NumpyTransformer
 
-    config, tensors, tokenizer = open_arrays(folder)
-    model = NUMPY_MODELS[config["model_type"]](config, tensors)
-    why = ""
-    if engine == "native" or (engine == "auto" and isinstance(model, NumpyTransformer)):
-        if not isinstance(model, NumpyTransformer):
+    read_run_config(folder)  # is it one?
+    with check_meanwhile(folder):
+        config, tensors, tokenizer = open_arrays(folder)
+        model = NUMPY_MODELS[config["model_type"]](config, tensors)
+        if engine == "native" and not isinstance(model, NumpyTransformer):
             raise ValueError(f"{folder} is a bigram: a table, that the engine native has nothing to gain from; use numpy")
-        try:
-            native = NativeModel(model, int8=dtype == "int8")
-        except NoCompiler as error:
-            if engine == "native" or dtype == "int8":
-                raise ValueError(f"the engine native is not to be had here: {error}") from None
-            why = f" ({error})"
-        else:
-            threads = f"{native.threads} thread{'s' * (native.threads > 1)}"
-            return Opened(native, tokenizer, f"native, {dtype}, {threads}")
+        why = ""
+        if engine != "numpy" and isinstance(model, NumpyTransformer):
+            try:
+                model = NativeModel(model, int8=dtype == "int8")
+            except NoCompiler as error:
+                if engine == "native" or dtype == "int8":
+                    raise ValueError(f"the engine native is not to be had here: {error}") from None
+                why = f" ({error})"
+    if isinstance(model, NativeModel):
+        return Opened(model, tokenizer, f"native, {dtype}, {model.threads} thread{'s' * (model.threads > 1)}")
     return Opened(model, tokenizer, f"numpy, {dtype}{why}")
 
 

@@ -8,7 +8,8 @@ Next: corpus.py
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,18 @@ EARLIER_TEXT = TEXT | {"until_step": int}  # of a text that it learned from befo
 YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes", "seconds", "last_step", "recent"}
 FIXED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 # fmt: on
+BESIDE = 1 << 25  # bytes of weights, from which on a thread of its own pays for reading them
 
 
 def open_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tokenizer]:
     """The best model of a run as arrays in its file: config.json, tensors by their names there, and the tokenizer.
 
+    Whether the files are those of the manifest is for check_meanwhile to say, as that reads all of them.
+
     Raises ValueError in plain words for whatever is no whole run, and for a rung of the ladder, which only torch can open.
     """
     config = read_run_config(folder)
     weights = finished_weights(folder)
-    check_undamaged(folder, [*FIXED, "model.safetensors"])
     return config, map_tensors(weights, shapes_of(config, weights)), fitting_tokenizer(folder, config)
 
 
@@ -135,6 +138,22 @@ def check_undamaged(folder: Path, names: Iterable[str]) -> None:
         raise ValueError(
             f"{folder} is damaged: {problem}. If you changed it yourself and know what you did, remove its {MANIFEST}"
         )
+
+
+@contextmanager
+def check_meanwhile(folder: Path) -> Iterator[None]:
+    """check_undamaged of the best model, beside what is done inside where that saves time: it may raise at the end only."""
+    names, weights = [*FIXED, "model.safetensors"], folder / "model.safetensors"
+    if not weights.is_file() or weights.stat().st_size < BESIDE:
+        check_undamaged(folder, names)
+        yield
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        undamaged = pool.submit(check_undamaged, folder, names)
+        yield
+        undamaged.result()
 
 
 def run_damage(folder: Path, names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from minigpt import SampleConfig, load, native_engine
+from minigpt import SampleConfig, load, native_engine, saved
 from minigpt.bigram import BigramLanguageModel
 from minigpt.checkpoint import MODELS, hf_config
 from minigpt.config import GPTConfig
@@ -138,6 +138,17 @@ def test_one_line_is_enough(runs):
     assert loaded.generate("the ", max_new_tokens=20, seed=3, stop=[text[5]]) == text[: text.index(text[5])]
     with pytest.raises(ValueError, match="temperature is -1"):
         loaded.generate(temperature=-1)
+
+
+@pytest.mark.parametrize("beside", [0, 1 << 25])
+def test_damaged_weights_are_noticed_whether_they_are_looked_at_before_or_beside(run, monkeypatch, beside):
+    monkeypatch.setattr(saved, "BESIDE", beside)
+    open_run(run)
+    data = bytearray((run / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (run / "model.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match=r"is damaged: model.safetensors is not what was written"):
+        open_run(run)
 
 
 @pytest.mark.parametrize("command", ["generate", "novelty", "chat"])
