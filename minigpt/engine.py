@@ -47,6 +47,16 @@ def reader_of(model: Any) -> Reader:
     return TorchReader(model)
 
 
+def readers_of(model: Any, count: int) -> Sequence[Reader]:
+    """Readers of texts that begin alike, which `read_all` reads side by side."""
+    if hasattr(model, "reader"):
+        return [model.reader() for _ in range(count)]
+    from .torch_engine import TorchReader, TorchRow
+
+    together = TorchReader(model, rows=count)
+    return [TorchRow(together, number) for number in range(count)]
+
+
 class Step(NamedTuple):
     """A token that was written, and the scores (V,) that it was drawn by."""
 
@@ -122,9 +132,13 @@ def generate_many(
 
 
 def read_all(model: Any, texts: Sequence[Writer]) -> np.ndarray:
-    """What is unread of N texts -> their scores (N, V). A NativeModel reads its weights once for all of them."""
+    """What is unread of N texts -> their scores (N, V). Models of torch and of C read their weights once for all of them."""
     if hasattr(model, "read_all"):
         return model.read_all([text.reader for text in texts], [text.unread for text in texts])
+    if hasattr(texts[0].reader, "together"):
+        from .torch_engine import read_together
+
+        return read_together([text.reader for text in texts], [text.unread for text in texts])  # type: ignore[misc]
     return np.stack([text.reader.read(text.unread) for text in texts])
 
 

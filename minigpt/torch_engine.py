@@ -15,10 +15,10 @@ from .bigram import LanguageModel
 
 
 class TorchReader:
-    """A LanguageModel that reads on. Leaves it in the mode, training or not, in which it found it."""
+    """A LanguageModel that reads on, in `rows` texts side by side. Leaves it in the mode, training or not, of before."""
 
-    def __init__(self, model: LanguageModel, use_cache: bool = True) -> None:
-        self.model, self.block_size, self.use_cache = model, model.block_size, use_cache
+    def __init__(self, model: LanguageModel, use_cache: bool = True, rows: int = 1) -> None:
+        self.model, self.block_size, self.use_cache, self.rows = model, model.block_size, use_cache, rows
         self.device = next(model.parameters()).device
         self.make_cache = getattr(model, "make_cache", None) if use_cache else None
         self.reads_on = self.make_cache is not None and getattr(model, "reads_on", False)
@@ -29,17 +29,44 @@ class TorchReader:
         return TorchReader(self.model, self.use_cache)
 
     def forget(self) -> None:
-        self.cache: Any = self.make_cache() if self.make_cache else None
-        self.tokens: list[int] = []
+        self.cache: Any = self.make_cache(self.rows) if self.make_cache else None
+        self.tokens: list[list[int]] = [[]] * self.rows
+
+    def read(self, tokens: Sequence[int]) -> np.ndarray:
+        """Read on in a single text -> float32 scores (V,) of what comes next."""
+        return self.read_rows([tokens])[0]
 
     @torch.inference_mode()
-    def read(self, tokens: Sequence[int]) -> np.ndarray:
-        """Read on -> float32 scores (V,) of what comes next."""
+    def read_rows(self, new: Sequence[Sequence[int]]) -> np.ndarray:
+        """Read on in each text, by as many tokens in all of them -> float32 scores (rows, V)."""
         if training := self.model.training:
             self.model.eval()
-        self.tokens = list(tokens) if self.cache else self.tokens + list(tokens)
-        idx = torch.tensor([self.tokens], device=self.device)  # (1, T)
-        logits, _ = self.model(idx, cache=self.cache) if self.cache else self.model(idx)  # (1, T, V)
+        before = [[]] * self.rows if self.cache else self.tokens
+        self.tokens = [[*old, *tokens] for old, tokens in zip(before, new, strict=True)]
+        idx = torch.tensor(self.tokens, device=self.device)  # (rows, T)
+        logits, _ = self.model(idx, cache=self.cache) if self.cache else self.model(idx)  # (rows, T, V)
         if training:
             self.model.train()
-        return logits[0, -1].float().cpu().numpy()
+        return logits[:, -1].float().cpu().numpy()
+
+
+class TorchRow:
+    """One of several texts that begin alike and are read side by side: one pass over the weights for all of them."""
+
+    def __init__(self, together: TorchReader, number: int) -> None:
+        self.together, self.number = together, number
+        self.block_size, self.reads_on = together.block_size, together.reads_on
+
+    def forget(self) -> None:
+        """Begin anew: all rows do, at the same token."""
+        self.together.forget()
+
+    def read(self, tokens: Sequence[int]) -> np.ndarray:
+        return read_together([self], [tokens])[0]
+
+
+def read_together(rows: Sequence[TorchRow], new: Sequence[Sequence[int]]) -> np.ndarray:
+    """Read on in these rows, by as many tokens in each -> their scores (N, V). Rows whose texts are over read along."""
+    together, given = rows[0].together, {row.number: tokens for row, tokens in zip(rows, new, strict=True)}
+    scores = together.read_rows([given.get(number, new[0]) for number in range(together.rows)])
+    return scores[list(given)]

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .config import SampleConfig
-from .engine import Step, Writer, draw_all, read_all, reader_of, steps
+from .engine import Step, Writer, draw_all, read_all, readers_of, steps
 from .tokenizer import Tokenizer
 
 
@@ -145,9 +145,10 @@ def write_many(
 ) -> None:
     """Write several texts at once after one prompt; text number i is what `write` writes alone as sample first_sample + i.
 
-    A NativeModel reads its weights once for all of them.
+    Models of torch and of C read their weights once for all of them.
     """
-    writers = [Writer(reader_of(model), prompt, config, first_sample + i) for i in range(len(texts))]
+    readers = readers_of(model, len(texts))
+    writers = [Writer(reader, prompt, config, first_sample + i) for i, reader in enumerate(readers)]
     for _ in range(config.max_new_tokens):
         going = [(writer, text) for writer, text in zip(writers, texts, strict=True) if not text.ended]
         if not going:
