@@ -20,9 +20,12 @@ import torch
 
 from minigpt import lock
 from minigpt.checkpoint import Run, load
+from minigpt.config import SampleConfig
 from minigpt.files import MANIFEST, sha256, to_json
 from minigpt.modern import ModernGPT
+from minigpt.opening import open_run
 from minigpt.saved import read_run_config
+from minigpt.writing import write
 
 from . import audit
 from .suite import Broken, Suite, Trial
@@ -92,6 +95,8 @@ def use_damaged(trial: Trial, path: Path, data: bytes) -> str:
         shutil.copytree(trial.shared / "run", run)
     (run / path).write_bytes(data)
     found = opened(trial, run, resume=len(path.parts) > 1)
+    if len(path.parts) == 1:
+        trial.check((found is None) == (not opens_without_torch(trial, run)), f"{path}: torch and NumPy do not agree")
     (run / path).write_bytes((trial.shared / "run" / path).read_bytes())
     if found is None:
         return "refused"
@@ -109,6 +114,15 @@ def opened(trial: Trial, run: Path, resume: bool) -> dict[str, Any] | None:
         return None
     finally:
         let_go(run)
+
+
+def opens_without_torch(trial: Trial, run: Path) -> bool:
+    try:
+        open_run(run, "numpy")
+    except (ValueError, OSError) as error:
+        check_clear(trial, str(error))
+        return False
+    return True
 
 
 def everything(run: Path, resume: bool) -> dict[str, Any]:
@@ -193,7 +207,7 @@ def fuzz_files(trial: Trial) -> str:
     if kind != MANIFEST:
         vouch(path, rng)
     warm(trial.shared)
-    how = resume_and_use if path.parent == step else rng.choice((load_and_use, load_and_use, open_and_use))
+    how = resume_and_use if path.parent == step else rng.choice((load_and_use, write_and_use, open_and_use))
     try:
         with bounded(len(data)):
             how(run)
@@ -222,6 +236,12 @@ def load_and_use(run: Path) -> None:
     forward(model)
 
 
+def write_and_use(run: Path) -> None:
+    """As minigpt generate does, without torch."""
+    model, tokenizer, _ = open_run(run)
+    list(write(model, tokenizer, "", SampleConfig(max_new_tokens=3)))
+
+
 def resume_and_use(run: Path) -> None:
     forward(Run.resume(run, max_iters=4)[0].model)
 
@@ -240,7 +260,7 @@ def forward(model: Any) -> None:
 def warm(shared: Path) -> None:
     """What is loaded and remembered at the first use is no affair of a trial."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, use in enumerate((open_and_use, load_and_use, resume_and_use)):
+        for name, use in enumerate((open_and_use, load_and_use, write_and_use, resume_and_use)):
             run = shutil.copytree(shared / "run", Path(folder) / str(name))
             use(run)
             let_go(run)
