@@ -111,7 +111,7 @@ def _processor() -> str:
 
 
 class NativeModel:
-    """A GPT-2 or a Qwen3 that reads on in C. Raises NoCompiler where that cannot be."""
+    """A GPT-2 or a Qwen3 that reads on in C. Raises NoCompiler where that cannot be, ValueError for int8 of NaN."""
 
     def __init__(self, model: NumpyTransformer, int8: bool = False, threads: int | None = None) -> None:
         self.lib, self.int8 = library(), int8
@@ -203,6 +203,8 @@ class NativeModel:
             f = self._room(size, np.float32)
             self.lib.pack(source, *steps, rows, cols, c_void_p(f), self.cores)
             return _Matrix(f=f, **shape)
+        if not np.isfinite(weight.sum()):  # rounding would hide it
+            raise ValueError("the model's weights are not finite numbers; they are damaged")
         q, scale = self._room(size, np.int8), self._room(rows, np.float32)
         self.lib.pack_int8(source, *steps, rows, cols, c_void_p(q), c_void_p(scale), self.cores)
         return _Matrix(q=q, scale=scale, **shape)

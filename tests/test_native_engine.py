@@ -131,6 +131,19 @@ def test_many_texts_at_once_are_what_each_is_alone(arch, int8):
     assert together == [tuple(generate(ours, prompt, config, i)) for i, prompt in enumerate(prompts)]
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused_when_they_are_used(arch, int8, bad):
+    """Though C is compiled to take for granted that there are none."""
+    model = both(arch, SHAPES[0])[1]
+    name = next(name for name in model.tensors if name.endswith(("down_proj.weight", "mlp.c_proj.weight")))
+    model.tensors[name] = model.tensors[name].copy()
+    model.tensors[name][1, 1] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        list(generate(NativeModel(model, int8=int8), [1, 2], SampleConfig(max_new_tokens=3)))
+
+
 def test_more_than_fits_is_refused():
     reader = NativeModel(both("gpt", SHAPES[0])[1]).reader()
     reader.read([1] * 16)

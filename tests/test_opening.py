@@ -1,19 +1,21 @@
 import os
 import subprocess
 import sys
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, awake
 
-from minigpt import SampleConfig, load, native_engine, saved
+from minigpt import GPT, ModernGPT, SampleConfig, load, native_engine, saved
 from minigpt.bigram import BigramLanguageModel
 from minigpt.checkpoint import MODELS, hf_config
 from minigpt.config import GPTConfig
-from minigpt.engine import generate
+from minigpt.engine import generate, steps
 from minigpt.hf import as_written
 from minigpt.native_engine import NativeModel, NoCompiler
-from minigpt.numpy_engine import NumpyBigram, NumpyGPT2, NumpyQwen3
+from minigpt.numpy_engine import NUMPY_MODELS, NumpyBigram, NumpyGPT2, NumpyQwen3
 from minigpt.opening import open_run
 from minigpt.saved import open_arrays
 
@@ -164,3 +166,44 @@ main([{command!r}, {str(runs["modern"])!r}, "--max-new-tokens", "20"])
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert len(done.stdout) > 20
+
+
+@cache
+def plain(arch: str):
+    """A model, and the greedy texts and scores of its plain forward pass: everything read again for every token."""
+    torch.manual_seed(1)
+    shape = GPTConfig(40, block_size=516, n_layer=2, n_head=2, n_embd=16)
+    kinds = {"gpt": GPT, "modern": ModernGPT, "bigram": lambda c: BigramLanguageModel(c.vocab_size, c.block_size)}
+    model = awake(kinds[arch](shape)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    texts, scores = torch.randint(40, (20, 16)), []
+    with torch.inference_mode():
+        for _ in range(500):
+            scores.append(model(texts)[0][:, -1])
+            texts = torch.cat([texts, scores[-1].argmax(-1, keepdim=True)], dim=1)
+    return model, texts.tolist(), torch.stack(scores)[:, 0].numpy()
+
+
+@pytest.mark.parametrize("engine", ["torch", "numpy", "native"])
+@pytest.mark.parametrize("arch", ["gpt", "modern", "bigram"])
+def test_500_greedy_tokens_after_20_prompts_are_those_of_the_plain_forward_pass(arch, engine):
+    """And the scores of one text are, within 1e-4."""
+    ours, texts, scores = plain(arch)
+    if engine != "torch":
+        tensors = {name: tensor.numpy() for name, tensor in ours.to_hf()[1].items()}
+        ours = NUMPY_MODELS[ours.model_type](hf_config(ours), tensors)
+    if engine == "native":
+        if arch == "bigram":
+            pytest.skip("a table gains nothing from C")
+        try:
+            ours = NativeModel(ours)
+        except NoCompiler as error:
+            pytest.skip(str(error))
+    config = SampleConfig(max_new_tokens=500, temperature=0)
+    for text in texts[1:]:
+        assert list(generate(ours, text[:16], config)) == text[16:]
+    first = list(steps(ours, texts[0][:16], config))
+    assert [step.token for step in first] == texts[0][16:]
+    np.testing.assert_allclose([step.scores for step in first], scores, atol=1e-4)
