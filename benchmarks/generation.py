@@ -54,7 +54,7 @@ NEAR = 0.05  # nats that weights of 8 bits may move the likeliest tokens by
 
 
 class Ours:
-    """Our engines, through minigpt.engine: with `check`, what they write; else how long it takes."""
+    """Our engines, opened as minigpt generate opens them; the one in C chooses its threads by itself."""
 
     def __init__(self, run: Path, who: str, threads: int) -> None:
         if who == "torch":
@@ -65,15 +65,10 @@ class Ours:
             torch.set_num_threads(threads)
             self.model: Any = load(run)[0]
             return
-        from safetensors.numpy import load_file
+        from minigpt.opening import open_run
 
-        from minigpt.native_engine import NativeModel
-        from minigpt.numpy_engine import NUMPY_MODELS
-
-        config = json.loads((run / "config.json").read_text())
-        self.model = NUMPY_MODELS[config["model_type"]](config, load_file(run / "model.safetensors"))
-        if who != "numpy":
-            self.model = NativeModel(self.model, int8=who == "native-int8", threads=threads)
+        engine, _, dtype = who.partition("-")
+        self.model = open_run(run, engine, dtype=dtype or "float32").model
 
     def write(self, prompt: list[int], length: int) -> list[int]:
         from minigpt.config import SampleConfig
@@ -85,7 +80,7 @@ class Ours:
         from minigpt.config import SampleConfig
         from minigpt.engine import generate_many
 
-        for _ in generate_many(self.model, prompts, SampleConfig(max_new_tokens=length, temperature=0)):
+        for _ in generate_many(self.model, prompts, SampleConfig(max_new_tokens=length)):  # drawn, each for itself
             pass
 
     def likeliest(self, prompt: list[int]) -> dict[int, float]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import DataConfig, Faults, SampleConfig, from_dict
-from ..program import DEVICE, UNKNOWN, choose_device, flags, one_of, peak_memory, running_s, say, usage
+from ..program import UNKNOWN, choose_device, flags, one_of, peak_memory, running_s, say, usage
 
 if TYPE_CHECKING:
     from ..opening import Opened
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32  # texts that are written together, where nobody watches
 COLOURS = ((0.5, "green"), (0.2, "cyan"), (0.05, "yellow"), (0.01, "magenta"), (0.0, "red"))  # from this probability on
-ENGINE = "what computes: auto (native on a processor, else torch), torch, numpy, native"
+WHERE = "where to compute: auto (the processor; with --engine torch the best there is), cpu, cuda, cuda:1, mps"
+ENGINE = "what computes: auto (native, or numpy without a C compiler; torch on other devices), torch, numpy, native"
 DTYPE = "weights of the engine native: float32, or int8 = faster where the model is large, and a little less exact"
 
 
 def engine_flags(command: Any) -> Any:
     """--engine, --dtype and --device."""
-    for name, default, text in (("device", "auto", DEVICE), ("dtype", "float32", DTYPE), ("engine", "auto", ENGINE)):
+    for name, default, text in (("device", "auto", WHERE), ("dtype", "float32", DTYPE), ("engine", "auto", ENGINE)):
         command = click.option(f"--{name}", default=default, metavar="NAME", help=f"{text}  [default: {default}]")(command)
     return command
 
