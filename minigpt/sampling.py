@@ -25,10 +25,7 @@ def pick(
     logits = _penalised(logits, config, seen)
     if _is_greedy(config):
         return logits.argmax(-1).tolist()
-    # The first id whose cumulative probability exceeds a random number from [0, 1).
-    cumulative = np.cumsum(_distribution(logits, config), axis=-1)
-    drawn = np.array([rng.random() for rng in rngs]) * cumulative[:, -1]
-    return [int(row.searchsorted(number, side="right")) for row, number in zip(cumulative, drawn, strict=True)]
+    return [draw(probs, rng) for probs, rng in zip(_distribution(logits, config), rngs, strict=True)]
 
 
 def probabilities(logits: np.ndarray, config: SampleConfig, seen: Set[int] = frozenset()) -> np.ndarray:
@@ -44,6 +41,12 @@ def probabilities(logits: np.ndarray, config: SampleConfig, seen: Set[int] = fro
     if _is_greedy(config):
         return np.eye(1, logits.shape[-1], int(logits.argmax()))[0]
     return _distribution(logits, config)[0]
+
+
+def draw(probs: np.ndarray, rng: np.random.Generator) -> int:
+    """Pick an id: the first whose cumulative probability exceeds a random number from [0, 1). probs (V,)."""
+    cumulative = np.cumsum(probs)
+    return int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
 
 
 def _is_greedy(config: SampleConfig) -> bool:
