@@ -167,7 +167,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = ByteTokenizer() if data["pre_tokenizer"] else CharTokenizer(chars)
         if tokenizer.to_hf() == data:
             return tokenizer
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (LookupError, TypeError, AttributeError, ValueError):
         pass
     raise ValueError(f"{path} is not a character or byte tokenizer; this package reads those that it wrote")
 

@@ -280,6 +280,7 @@ OTHERS = {
     "ids that are no numbers": hf({"a": "0", "b": "1"}),
     "an empty vocabulary": hf({}),
     "a vocabulary that is a list": hf(["a", "b"]),
+    "a vocabulary that is a list of numbers": hf([-1, 2]),
     "half a surrogate": hf({"a": 0, "\ud800": 1}),
     "a pre-tokenizer": hf({"a": 0, "b": 1}, pre_tokenizer={"type": "Whitespace"}),
     "no model": {"version": "1.0"},
