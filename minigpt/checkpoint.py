@@ -150,12 +150,14 @@ class Run:
         if corpus:
             _check_text(folder, about, corpus, tokenizer, other_text)
         check_undamaged(folder, FIXED)
+        if (folder / "checkpoints").is_symlink():  # what is written and removed there has to be in this folder
+            raise ValueError(f"{folder / 'checkpoints'} is a link; a run keeps its checkpoints in its own folder")
         hold(folder)
         for part in (folder, folder / "checkpoints"):
             remove_leftovers(part)
         config = TrainConfig(**about["train"]).changed(changes)
         notes = []
-        for step_folder in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+        for step_folder in reversed(_steps(folder)):
             if problem := damage(step_folder):
                 notes.append(f"Skipped {step_folder.name}: {problem}.")
                 continue
@@ -231,8 +233,9 @@ class Run:
         }
         write_folder(path, files)
         remove_leftovers(checkpoints)
-        earlier = sorted(old for old in checkpoints.glob("step-*") if old < path)
-        for old in checkpoints.glob("step-*"):
+        steps = _steps(self.folder)
+        earlier = [old for old in steps if old < path]
+        for old in steps:
             if old != path and old not in earlier[-KEPT + 1 :]:
                 remove_folder(old)
 
@@ -240,6 +243,12 @@ class Run:
         """Raise FileNotFoundError if the folder of the run is not there any more."""
         if not still_held(self.folder):
             raise FileNotFoundError(2, "the folder of this run was moved or removed while it was trained", str(self.folder))
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The folders of the checkpoints of a run, the earliest first. A link is none: it may lead anywhere."""
+    found = (folder / "checkpoints").glob("step-*")
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
 
 def check_new(folder: Path) -> None:

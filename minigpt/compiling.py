@@ -10,6 +10,7 @@ Next: machine.py
 import itertools
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,10 +20,11 @@ import torch
 import torch.nn as nn
 
 from .files import cache_folder
-from .lock import lives
+from .lock import try_lock
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which torch is told where to keep what it compiles
-MARK = "compiling-"  # and the number of the process
+OURS = "minigpt-compiled"  # a folder in that one, or in our cache
+MARK = "compiling-"  # a file whose lock a process holds while it compiles
 
 _under_way = {"now": False, "interrupted": False}
 
@@ -57,23 +59,25 @@ def whole_libraries() -> Iterator[None]:
 
     Where nothing can be written, torch does as it likes.
     """
-    folder = _whole(Path(os.environ.get(FOLDER) or cache_folder() / "compiled"))
-    mark = folder / f"{MARK}{os.getpid()}"
+    named = Path(os.environ.get(FOLDER) or cache_folder())
+    folder = _whole(named if named.name.startswith(OURS) else named / OURS)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        descriptor, mark = tempfile.mkstemp(prefix=MARK, dir=folder)
     except OSError:
         yield
         return
+    try_lock(descriptor)  # the system lets go when this process ends, however it ends
     os.environ[FOLDER] = str(folder)
     _under_way.update(now=True, interrupted=False)
     try:
         yield
     finally:
         _under_way["now"] = False
+        os.close(descriptor)
     if _under_way["interrupted"]:  # and somebody held that up
         raise KeyboardInterrupt
-    mark.unlink(missing_ok=True)
+    Path(mark).unlink(missing_ok=True)
 
 
 def interrupt() -> None:
@@ -84,13 +88,25 @@ def interrupt() -> None:
 
 
 def _whole(base: Path) -> Path:
-    """The first of `base`, base-2, base-3, ... in which no process that is gone was interrupted."""
+    """The first of `base`, base-2, ... in which nobody was interrupted; emptied before, unless somebody compiles there."""
     for folder in itertools.chain([base], (base.with_name(f"{base.name}-{i}") for i in itertools.count(2))):
-        alive = [lives(mark.name.removeprefix(MARK)) for mark in folder.glob(f"{MARK}*")]
-        if not any(alive):
-            if alive:
-                shutil.rmtree(folder, ignore_errors=True)
-            return folder
-        if all(alive):
+        alive = [_lives(mark) for mark in folder.glob(f"{MARK}*")]
+        if not all(alive) and not any(alive):
+            shutil.rmtree(folder, ignore_errors=True)
+        if all(alive) or not any(alive):
             return folder
     raise AssertionError
+
+
+def _lives(mark: Path) -> bool:
+    """True if the process that made a mark still compiles."""
+    try:
+        descriptor = os.open(mark, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:  # it has ended well, this moment
+        return True
+    except OSError:
+        return False
+    try:
+        return not try_lock(descriptor)
+    finally:
+        os.close(descriptor)

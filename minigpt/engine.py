@@ -39,7 +39,7 @@ class Reader(Protocol):
 
 
 def reader_of(model: Any) -> Reader:
-    """A reader with a memory of its own, of a model of torch or of NumPy."""
+    """A reader with a memory of its own, of a model of torch, of NumPy or of C."""
     if hasattr(model, "reader"):
         return model.reader()
     from .torch_engine import TorchReader  # here, so that NumPy models write without torch
@@ -73,7 +73,7 @@ class Step(NamedTuple):
 def generate(model: Any, prompt: Sequence[int], config: SampleConfig, sample: int = 0) -> Iterator[int]:
     """Yield the ids that follow a prompt, one by one, config.max_new_tokens of them.
 
-    model: a LanguageModel or a NumpyModel.
+    model: a LanguageModel of torch, a NumpyModel or a NativeModel.
     prompt: at least one id; of a longer one than block_size the last block_size are read.
     sample: the number of the text, when several are written with one seed.
     """

@@ -41,6 +41,7 @@ def write_file(path: Path, data: bytes | str) -> None:
     Raises OSError naming the bytes that are needed and free, if the disk is full; the old file is still there then.
     """
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # a character takes up to 4 of 255 bytes
+    temporary.unlink(missing_ok=True)  # of a process that had this number, or a link that somebody laid
     try:
         _write_and_sync(temporary, data.encode("utf-8", "replace") if isinstance(data, str) else data)
         os.replace(temporary, path)
@@ -57,6 +58,7 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
     Raises OSError as write_file does, and leaves nothing behind then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)
     try:
         temporary.mkdir()
         for name, data in files.items():
@@ -108,7 +110,15 @@ def make_folder(path: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed in the middle of writing here left behind. Only for the owner of the folder."""
     for path in folder.glob(".*.tmp"):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A file, a folder or a link, if it is there; never what a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
@@ -227,6 +237,8 @@ def map_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, A
 
     with _whole_tensors(path, expected), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length % 8:  # so that float32 begins where the processor wants it, and every writer of such files does so
+            raise ValueError(f"{path} is not a whole safetensors file (its tensors begin at an odd place)")
         header = json.loads(file.read(length))
         data = np.memmap(file, np.uint8, "r", offset=8 + length)
     places = {name: slice(*header[name]["data_offsets"]) for name in expected}
@@ -360,11 +372,12 @@ def _there(folder: Path) -> dict[str, Any]:
 
 
 def _write_and_sync(path: Path, data: bytes) -> None:
-    _write(path, data, os.O_TRUNC, sync=True)
+    _write(path, data, os.O_EXCL, sync=True)
 
 
 def _write(path: Path, data: bytes, how: int, sync: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how | getattr(os, "O_BINARY", 0), 0o666)
+    how |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o666)
     try:
         rest = memoryview(data)
         while rest:

@@ -7,6 +7,7 @@ Next: tokenizer.py
 
 import errno
 import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ def hold(folder: Path) -> None:
     """
     if still_held(folder):
         return
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _open(folder, os.O_CREAT)
     try:
         _acquire(descriptor, folder)
         os.ftruncate(descriptor, 0)
@@ -60,11 +61,19 @@ def check_free(folder: Path) -> None:
     """Raise InUse if another process has the folder."""
     if still_held(folder) or not (folder / LOCK).exists():
         return
-    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    descriptor = _open(folder)
     try:
         _acquire(descriptor, folder)
     finally:
         os.close(descriptor)  # and lets go
+
+
+def _open(folder: Path, how: int = 0) -> int:
+    """The file of a lock. Raises ValueError for what is none: the folder may come from anyone, and it is written to."""
+    path = folder / LOCK
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ValueError(f"{path} is not a regular file; remove it")
+    return os.open(path, os.O_RDWR | how | getattr(os, "O_NOFOLLOW", 0), 0o644)
 
 
 def _acquire(descriptor: int, folder: Path) -> None:
@@ -74,7 +83,7 @@ def _acquire(descriptor: int, folder: Path) -> None:
     looks whether it is free: that is waited for.
     """
     until = time.monotonic() + PATIENCE
-    while not _lock(descriptor):
+    while not try_lock(descriptor):
         os.lseek(descriptor, 0, os.SEEK_SET)
         owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
         if lives(owner) or time.monotonic() > until:
@@ -96,7 +105,7 @@ def lives(number: str) -> bool:
     return True
 
 
-def _lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Take the lock; False if another process has it. A file system that knows no locks lets everybody in."""
     try:
         if sys.platform == "win32":

@@ -27,10 +27,13 @@ from typing import Any
 import numpy as np
 
 from .files import cache_folder
-from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer
+from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer, check_ids
 
 SOURCE = Path(__file__).with_name("native.c")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=gnu11", "-shared", "-fPIC")
+# Sums in any order, and no NaN; not -ffast-math, with which loading the library would change the arithmetic of the whole
+# process: gcc lets numbers below 1e-38 become 0 everywhere then.
+FAST = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
+FLAGS = ("-O3", "-march=native", *FAST, "-ffinite-math-only", "-std=gnu11", "-shared", "-fPIC")
 SMALL = 6_000_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
@@ -68,7 +71,7 @@ def library() -> ctypes.CDLL:
     try:
         whole = [path for path in cache_folder().glob(f"{name}-*.so") if path.stem == _signed(name, path)]
         lib = ctypes.CDLL(str(whole[0])) if whole else _compile(compiler, name)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise NoCompiler(f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}") from None
     for function in (lib.panel_size, lib.all_keys, lib.all_values, lib.room):
         function.restype = c_long
@@ -77,7 +80,10 @@ def library() -> ctypes.CDLL:
 
 def find_compiler() -> list[str]:
     """The command of a C compiler: $CC, or the first that is there. Raises NoCompiler."""
-    compiler = shlex.split(os.environ.get("CC", "")) or list(filter(shutil.which, ("cc", "gcc", "clang")))[:1]
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or list(filter(shutil.which, ("cc", "gcc", "clang")))[:1]
+    except ValueError as error:
+        raise NoCompiler(f"CC is no command: {error}") from None
     if not compiler or sys.platform == "win32":
         raise NoCompiler("there is no C compiler")
     return compiler
@@ -90,12 +96,17 @@ def _compile(compiler: list[str], name: str) -> ctypes.CDLL:
         made = Path(folder, "native.so")
         for openmp in (["-fopenmp"], []):
             command = [*compiler, *FLAGS, *openmp, str(SOURCE), "-o", str(made), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+            problem = done.stderr.decode("utf-8", "replace").strip()[:200]
             if done.returncode == 0:
-                lib = ctypes.CDLL(str(made))
+                try:
+                    lib = ctypes.CDLL(str(made))
+                except OSError as error:
+                    problem = str(error)
+                    continue
                 os.replace(made, cache_folder() / f"{_signed(name, made)}.so")
                 return lib
-    raise OSError(done.stderr.strip()[:200])
+    raise OSError(problem)
 
 
 def _signed(name: str, library: Path) -> str:
@@ -103,11 +114,22 @@ def _signed(name: str, library: Path) -> str:
     return f"{name}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}"
 
 
+def _cores() -> int:
+    """As many as this process may use, or as the user has said by OMP_NUM_THREADS."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isascii() and asked.isdigit() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> str:
     """What -march=native depends on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
-    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags"))})) or platform.processor()
+    return (
+        " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "CPU ", "Features"))}))
+        or platform.processor()
+    )
 
 
 class NativeModel:
@@ -119,7 +141,7 @@ class NativeModel:
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
         self.space = np.empty(0, np.float32)  # where it works
-        self.cores = threads or min(os.cpu_count() or 1, 8)
+        self.cores = threads or min(_cores(), 8)
         self.model = self._describe(model)
         weights = sum(array.nbytes for array in self.kept)
         self.threads = threads or (1 if weights < SMALL else self.cores)
@@ -134,6 +156,7 @@ class NativeModel:
             if reader.length + len(tokens) > self.block_size and not (self.reads_on and len(tokens) == 1):
                 too_many = reader.length + len(tokens)
                 raise ValueError(f"{too_many} tokens do not fit in a context of block_size {self.block_size}")
+            check_ids(tokens, self.vocab_size)
         texts = [(reader, list(tokens), reader.length) for reader, tokens in zip(readers, new, strict=True)]
         # Last tokens last: theirs are the scores that are wanted. Keys and values of all are there before anyone looks.
         todo = [(r, token, start + i) for r, tokens, start in texts for i, token in enumerate(tokens[:-1])]

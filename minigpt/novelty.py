@@ -7,14 +7,16 @@ which the model never saw: whoever quotes no more than that does not quote.
 Next: chat.py
 """
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import write_file
+from .files import read_bytes, write_file
 
+LEAST = 200  # characters, below which nothing is said
 N_GRAMS = (5, 10, 20, 40)  # characters
 SHOWN = 5  # passages
 CARD = "## Is it quoting?\n"  # in the model card
@@ -48,6 +50,8 @@ class Novelty:
     @property
     def verdict(self) -> str:
         """In words."""
+        if self.characters < LEAST:
+            return f"{self.characters} characters are too few to tell whether it quotes; {LEAST} are not."
         told = f"Its longest passage from the training text has {self.longest} characters"
         beside = f"{told}; of text that it never saw, {self.longest_expected}."
         if self.longest > 2 * self.longest_expected + 20 and self.seen[40] > self.seen_expected[40] + 0.1:
@@ -72,12 +76,17 @@ class Novelty:
 
 
 def novelty(samples: Sequence[str], train: str, val: str) -> Novelty:
-    """Compare written texts with the training text, beside pieces of validation text of the same lengths."""
-    found = [match_lengths(sample, train) for sample in samples]
+    """Compare written texts with the training text, beside pieces of validation text of the same lengths.
+
+    Of a text that is longer than the validation text, the beginning.
+    """
+    samples = [sample[: len(val)] for sample in samples]
     pieces, start = [], 0
-    for sample in samples:
-        pieces.append(val[start : start + len(sample)])
-        start = start + len(sample) if start + 2 * len(sample) <= len(val) else 0
+    for length in map(len, samples):
+        start = start if start + length <= len(val) else 0
+        pieces.append(val[start : start + length])
+        start += length
+    found = [match_lengths(sample, train) for sample in samples]
     expected = [match_lengths(piece, train) for piece in pieces]
     return Novelty(
         sum(map(len, found)),
@@ -91,16 +100,16 @@ def novelty(samples: Sequence[str], train: str, val: str) -> Novelty:
     )
 
 
-def write_into_card(card: Path, found: Novelty) -> None:
-    """Give the model card a section with the verdict; a training that goes on writes the card anew, without it."""
-    text = card.read_text(encoding="utf-8")
-    if CARD in text:
-        before, _, rest = text.partition(CARD)
-        text = before + rest[rest.index("\n## ") + 1 :]
+def write_into_card(card: Path, found: Novelty, how: str) -> None:
+    """Give the model card a section with the verdict; a training that goes on writes the card anew, without it.
+
+    how: what was written, and with which settings, in words. Does nothing where there is no card, or one of another kind.
+    """
+    text = read_bytes(card).decode("utf-8", "replace") if card.exists() else ""
+    text = re.sub(rf"^{re.escape(CARD)}.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
     before, heading, rest = text.partition("## What it writes\n")
     if heading:
-        section = f"{CARD}\n{found.verdict} ({found.characters:,} characters were looked at.)\n\n"
-        write_file(card, f"{before}{section}{heading}{rest}")
+        write_file(card, f"{before}{CARD}\n{found.verdict} {how}\n\n{heading}{rest}")
 
 
 def match_lengths(text: str, source: str) -> list[int]:

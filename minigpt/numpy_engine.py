@@ -55,6 +55,7 @@ class NumpyBigram(NumpyModel):
         self.table = tensors["token_table.weight"]  # (V, V)
 
     def read(self, tokens: Sequence[int]) -> Array:
+        check_ids(tokens, self.vocab_size)
         return self.table[tokens[-1]]
 
 
@@ -67,6 +68,7 @@ class NumpyTransformer(NumpyModel):
     tensors: dict[str, Array]
 
     def read(self, tokens: Sequence[int]) -> Array:
+        check_ids(tokens, self.vocab_size)
         start, self.length = self.length, self.length + len(tokens)
         if self.length > self.block_size and not (self.reads_on and len(tokens) == 1):
             raise ValueError(f"{self.length} tokens do not fit in a context of block_size {self.block_size}")
@@ -195,6 +197,13 @@ class NumpyQwen3(NumpyTransformer):
 
     def norm(self, name: str, x: Array) -> Array:
         return x * (1 / np.sqrt((x * x).mean(-1, keepdims=True) + self.eps)) * self.tensors[f"{name}.weight"]
+
+
+def check_ids(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raise ValueError for a token that the model does not have; NumPy would count from the end, and C read anything."""
+    if not all(0 <= token < vocab_size for token in tokens):
+        strange = next(token for token in tokens if not 0 <= token < vocab_size)
+        raise ValueError(f"there is no token {strange}; this model has 0 to {vocab_size - 1}")
 
 
 def times(x: Array, matrix: Array) -> Array:

@@ -3,7 +3,8 @@
     model, tokenizer, engine = open_run("runs/my")          # native: starts at once and is the fastest on a processor
     model, tokenizer, engine = open_run("runs/my", "torch", "cuda")
 
-All engines give the same text from the same seed (but where two tokens are as likely as rounding can tell).
+With float32 all engines give the same text from the same seed, up to rounding: they could part only where a random number
+falls on the border between two tokens.
 
 Next: novelty.py
 """
@@ -38,20 +39,23 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
     folder = Path(folder)
     if problem := impossible(engine, device, dtype):
         raise ValueError(problem)
-    if engine == "auto" and (device not in PROCESSOR or read_run_config(folder)["model_type"] == "minigpt-rung"):
+    from .numpy_engine import NUMPY_MODELS, NumpyTransformer
+
+    kind = read_run_config(folder)["model_type"]
+    if engine == "auto" and (device not in PROCESSOR or kind not in NUMPY_MODELS):
         engine = "torch"
+        if problem := impossible(engine, device, dtype):
+            raise ValueError(f"{folder} is read by torch: {problem}")
     if engine == "torch":
         return _by_torch(folder, device)
 
     from .native_engine import NativeModel, NoCompiler
-    from .numpy_engine import NUMPY_MODELS, NumpyTransformer
 
-    read_run_config(folder)  # is it one?
     with check_meanwhile(folder):
         config, tensors, tokenizer = open_arrays(folder)
         model = NUMPY_MODELS[config["model_type"]](config, tensors)
-        if engine == "native" and not isinstance(model, NumpyTransformer):
-            raise ValueError(f"{folder} is a bigram: a table, that the engine native has nothing to gain from; use numpy")
+        if (engine == "native" or dtype == "int8") and not isinstance(model, NumpyTransformer):
+            raise ValueError(f"{folder} is a bigram: a table, which neither the engine native nor int8 makes faster")
         why = ""
         if engine != "numpy" and isinstance(model, NumpyTransformer):
             try:
@@ -66,7 +70,10 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
 
 
 def impossible(engine: str, device: str, dtype: str) -> str:
-    """What cannot go together, in words."""
+    """What cannot be, or cannot go together, in words."""
+    for name, value, allowed in (("engine", engine, ENGINES), ("dtype", dtype, PRECISIONS)):
+        if value not in allowed:
+            return f"{name} is {value!r}; it must be one of {', '.join(allowed)}"
     if engine in ("numpy", "native") and device not in PROCESSOR:
         return f"the engine {engine} computes on the processor; for the device {device} use torch"
     if dtype == "int8" and (engine in ("torch", "numpy") or device not in PROCESSOR):

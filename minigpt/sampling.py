@@ -68,7 +68,8 @@ def _penalised(logits: np.ndarray, config: SampleConfig, seen: Sequence[Set[int]
 def _distribution(logits: np.ndarray, config: SampleConfig) -> np.ndarray:
     """Logits (N, V), which are overwritten -> probabilities (N, V)."""
     logits -= logits.max(-1, keepdims=True)
-    logits /= config.temperature
+    with np.errstate(over="ignore"):  # of a temperature next to nothing: minus infinity is right
+        logits /= config.temperature
     if 0 < config.top_k < logits.shape[-1]:
         kth = np.partition(logits, -config.top_k, axis=-1)[:, -config.top_k, None]
         logits[logits < kth] = -np.inf

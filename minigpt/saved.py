@@ -65,7 +65,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a run: it has no config.json")
     config = read_json(path)
     about = config.get("minigpt")
-    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
+    if not isinstance(about, dict) or type(about.get("format")) is not int or about["format"] < 1:
         raise ValueError(f"{folder} was not made by minigpt: its config.json says nothing of it")
     if about["format"] > FORMAT:
         raise ValueError(

@@ -39,14 +39,17 @@ class TorchReader:
     @torch.inference_mode()
     def read_rows(self, new: Sequence[Sequence[int]]) -> np.ndarray:
         """Read on in each text, by as many tokens in all of them -> float32 scores (rows, V)."""
-        if training := self.model.training:
-            self.model.eval()
         before = [[]] * self.rows if self.cache else self.tokens
         self.tokens = [[*old, *tokens] for old, tokens in zip(before, new, strict=True)]
         idx = torch.tensor(self.tokens, device=self.device)  # (rows, T)
-        logits, _ = self.model(idx, cache=self.cache) if self.cache else self.model(idx)  # (rows, T, V)
-        if training:
-            self.model.train()
+        training = self.model.training
+        try:
+            if training:
+                self.model.eval()
+            logits, _ = self.model(idx, cache=self.cache) if self.cache else self.model(idx)  # (rows, T, V)
+        finally:
+            if training:
+                self.model.train()
         return logits[:, -1].float().cpu().numpy()
 
 

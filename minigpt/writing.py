@@ -6,7 +6,8 @@
     text.text, text.ids, text.ended             # all of it; "length" or "stop"
 
 A piece is a character, or a few: some characters take several tokens, and what may be the beginning of a stop string waits
-until it is known whether it is one.
+until it is known whether it is one. Where bytes are no UTF-8, a piece can be cut by a stop string; its ids are those of all
+of it then.
 
 Next: optim.py
 """
@@ -33,7 +34,13 @@ class Text:
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_ids: Iterable[int] = (), logprobs: bool = False
     ) -> None:
-        """stop: the text ends before the first of these. stop_ids: it ends before such a token. logprobs: keep them."""
+        """stop: the text ends before the first of these. stop_ids: it ends before such a token. logprobs: keep them.
+
+        Raises ValueError for an empty stop string.
+        """
+        stop = (stop,) if isinstance(stop, str) else stop
+        if not all(stop):
+            raise ValueError("a stop string needs a text, not an empty one")
         self.stop, self.stop_ids, self.keeps_logprobs = tuple(stop), frozenset(stop_ids), logprobs
         self.pieces: list[Piece] = []  # that are certain
         self.ended = ""  # later "length" or "stop"
@@ -53,12 +60,14 @@ class Text:
     def logprobs(self) -> list[float]:
         return [x for piece in self.pieces for x in piece.logprobs]
 
-    def follow(self, tokens: Iterable[Step]) -> Iterator[Piece]:
-        """Yield the pieces of a text that is written by these steps, to its end."""
+    def follow(self, tokens: Iterable[Step], keep: bool = True) -> Iterator[Piece]:
+        """Yield the pieces of a text that is written by these steps, to its end; keep them, or forget what was given."""
         for step in tokens:
             yield from self.add(step)
             if self.ended:
                 return
+            if not keep:
+                self.pieces.clear()
         yield from self.end()
 
     def add(self, step: Step) -> list[Piece]:
@@ -136,7 +145,7 @@ def write(
     model: a LanguageModel of torch, a NumpyModel or a NativeModel.
     """
     text = Text(tokenizer, stop, stop_ids)
-    for piece in text.follow(steps(model, start_ids(tokenizer, prompt), config, sample)):
+    for piece in text.follow(steps(model, start_ids(tokenizer, prompt), config, sample), keep=False):
         yield piece.text
 
 

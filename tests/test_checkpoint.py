@@ -395,3 +395,28 @@ def test_no_pickle_is_read_or_written(finished):
 def test_a_run_whose_name_is_no_utf_8_opens(run):
     odd = run.rename(run.with_name(os.fsdecode(b"no \xff\xfe")))
     assert load(odd).generate(max_new_tokens=5)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are rare on Windows")
+@pytest.mark.parametrize("what", ["checkpoints", "step", ".lock"])
+def test_nothing_is_written_or_removed_outside_of_a_run(run, tmp_path, what):
+    """A run that comes from somebody else may have links in it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    steps = sorted((run / "checkpoints").glob("step-*"))
+    if what == ".lock":
+        (run / ".lock").unlink(missing_ok=True)
+        (run / ".lock").symlink_to(outside / "file")
+        (outside / "file").write_text("precious")
+    elif what == "step":
+        for step in steps:
+            shutil.move(step, outside / step.name)
+            step.symlink_to(outside / step.name)
+    else:
+        (outside / ".x.tmp").touch()
+        shutil.rmtree(run / "checkpoints")
+        (run / "checkpoints").symlink_to(outside)
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"is a link|not a regular file|no checkpoint to resume from"):
+        Run.resume(run, max_iters=4)
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before

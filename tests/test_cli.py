@@ -471,10 +471,24 @@ def test_novelty_is_told_and_goes_into_the_card(run_cli, run):
         assert (result.code, result.err) == (0, "")
         verdict = result.out.splitlines()[-1]
         card = (run / "README.md").read_text()
-        assert card.count(f"## Is it quoting?\n\n{verdict} (200 characters were looked at.)\n\n## What it writes\n") == 1
+        assert "(200 characters in 2 texts; temperature 1," in verdict
+        assert card.count(f"## Is it quoting?\n\n{verdict}\n\n## What it writes\n") == 1
         assert card.count("## Is it quoting?") == 1
     figures = json.loads(run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 100, "--json").out)
-    assert figures["verdict"] == verdict
+    assert f"{figures['verdict']} {figures['how']}" == verdict
+
+
+def test_novelty_needs_the_training_text_and_enough_of_the_models(run_cli, run, trained, tmp_path):
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes((trained.parent / "my.txt").read_bytes())
+    assert run_cli("novelty", run, moved, "--max-new-tokens", 50).code == 0
+    (tmp_path / "other.txt").write_text("the king and the fox " * 100)
+    assert "is not here or has changed" in run_cli("novelty", run, tmp_path / "other.txt").err
+    assert "0 characters are too few to tell" in run_cli("novelty", run, "--max-new-tokens", 0).out
+    for odd in (b"", b"\xff\xfe", b"# mine\n\n## Is it quoting?\n\nno\n"):  # a card that is none is left alone
+        (run / "README.md").write_bytes(odd)
+        assert run_cli("novelty", run, "--max-new-tokens", 50).code == 0
+        assert (run / "README.md").read_bytes() == odd
 
 
 def test_a_longer_text_begins_like_a_shorter_one(written):

@@ -5,34 +5,42 @@ import sys
 
 import pytest
 
-from minigpt.compiling import FOLDER, MARK, interrupt, whole_libraries
+from minigpt.compiling import FOLDER, MARK, OURS, interrupt, whole_libraries
 
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    monkeypatch.setenv(FOLDER, str(tmp_path / "libraries"))
-    return tmp_path / "libraries"
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    return tmp_path / OURS
+
+
+def begin(folder):
+    """What a process leaves that began to compile there, and was killed."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{MARK}dead").touch()
+    (folder / "half.so").touch()
 
 
 @pytest.fixture
-def dead() -> str:
-    """The number of a process that is gone."""
-    show = [sys.executable, "-c", "import os; print(os.getpid())"]
-    return subprocess.run(show, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def begin(folder, process):
-    """What a process leaves that has begun to compile there, and not ended."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{MARK}{process}").touch()
-    (folder / "half.so").touch()
+def other(base):
+    """Another process that compiles there."""
+    code = "from minigpt.compiling import whole_libraries\nwith whole_libraries(): print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"1\n"
+        (base / "whole.so").touch()
+        yield process
+        process.kill()
 
 
 def test_a_mark_stands_as_long_as_something_is_compiled(base):
     with whole_libraries():
         assert os.environ[FOLDER] == str(base)
-        assert [path.name for path in base.iterdir()] == [f"{MARK}{os.getpid()}"]
-    assert not list(base.iterdir())
+        assert [path.name.startswith(MARK) for path in base.iterdir()] == [True]
+        (base / "whole.so").touch()
+    with whole_libraries():  # in the same folder, not in one inside it
+        assert os.environ[FOLDER] == str(base)
+        assert (base / "whole.so").exists()
+    assert [path.name for path in base.iterdir()] == ["whole.so"]
 
 
 def test_the_mark_stays_after_an_interruption_and_the_next_one_finds_an_empty_folder(base):
@@ -45,19 +53,22 @@ def test_the_mark_stays_after_an_interruption_and_the_next_one_finds_an_empty_fo
         assert not (base / "half.so").exists()
 
 
-def test_after_a_kill_the_folder_is_emptied(base, dead):
-    begin(base, dead)
+def test_after_a_kill_the_folder_is_emptied_and_nothing_else(base, other):
+    (base.parent / "thesis.tex").touch()
+    other.kill()
+    other.wait()
     with whole_libraries():
         assert os.environ[FOLDER] == str(base)
-        assert not (base / "half.so").exists()
+        assert not (base / "whole.so").exists()
+        assert (base.parent / "thesis.tex").exists()
 
 
-def test_who_compiles_there_now_is_not_disturbed(base, dead):
-    begin(base, os.getppid())
+@pytest.mark.usefixtures("other")
+def test_who_compiles_there_now_is_not_disturbed(base):
     with whole_libraries():
         assert os.environ[FOLDER] == str(base)
-        assert (base / "half.so").exists()
-    begin(base, dead)  # now it is in doubt, and in use
+        assert (base / "whole.so").exists()
+    begin(base)  # now it is in doubt, and in use
     with whole_libraries():
         assert os.environ[FOLDER] == f"{base}-2"
         assert (base / "half.so").exists()

@@ -186,3 +186,21 @@ def test_folders_are_made_with_those_above_them_each_of_them_durably(tmp_path, m
     for _ in range(2):
         files.make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path, tmp_path / "a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are rare on Windows")
+def test_nothing_is_written_through_a_link_that_somebody_laid(tmp_path):
+    victim, folder = tmp_path / "victim", tmp_path / "folder"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / f".a.txt.{os.getpid()}.tmp").symlink_to(victim)
+    (folder / f".b.{os.getpid()}.tmp").symlink_to(tmp_path)
+    (folder / "a.txt").symlink_to(victim)
+    (folder / "log.jsonl").symlink_to(victim)
+    files.write_file(folder / "a.txt", b"mine")
+    files.write_folder(folder / "b", {"c": b"mine"})
+    with pytest.raises(OSError, match="symbolic links"):
+        files.append_line(folder / "log.jsonl", {})
+    assert (folder / "a.txt").read_bytes() == (folder / "b" / "c").read_bytes() == b"mine"
+    assert victim.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "victim"]

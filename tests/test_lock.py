@@ -115,3 +115,17 @@ time.sleep(30)
                 hold(tmp_path)
         finally:
             slow.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are rare on Windows")
+@pytest.mark.parametrize("make", [lambda path, victim: path.symlink_to(victim), lambda path, victim: path.mkdir()])
+def test_a_lock_that_is_none_is_refused_and_nothing_is_written_through_it(tmp_path, make):
+    """A folder may come from anyone."""
+    victim, folder = tmp_path / "victim", tmp_path / "folder"
+    victim.write_text("precious")
+    folder.mkdir()
+    make(folder / LOCK, victim)
+    for ask in (hold, check_free):
+        with pytest.raises(ValueError, match="not a regular file"):
+            ask(folder)
+    assert victim.read_text() == "precious"

@@ -177,6 +177,19 @@ def compiler(path: Path, script: str) -> str:
     return str(path)
 
 
+def test_loading_it_leaves_the_arithmetic_of_the_process_alone():
+    """With -ffast-math gcc makes every number below 1e-38 (or 1e-308) a zero, in all of the process."""
+    code = """
+import numpy as np
+from minigpt.native_engine import library
+library()
+tiny = 5e-324
+print(tiny * 1.0, np.float32(1e-40) * np.float32(0.9))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [float(word) > 0 for word in done.stdout.split()] == [True, True]
+
+
 def test_it_is_compiled_once(new_home, monkeypatch):
     native_engine.library()
     (made,) = new_home.iterdir()
@@ -205,7 +218,7 @@ def test_a_damaged_library_is_made_anew(new_home, damage):
     assert made.read_bytes() == data
 
 
-@pytest.mark.parametrize("cc", [None, "", "no-such-compiler", "/"])
+@pytest.mark.parametrize("cc", [None, "", "no-such-compiler", "/", 'gcc "'])
 def test_without_a_compiler_it_says_so(new_home, monkeypatch, cc):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)

@@ -46,7 +46,11 @@ def test_a_text_that_copies_is_told_and_one_that_does_not_is_not():
 
 def test_passages_do_not_overlap_and_are_told_on_one_line_each():
     train = "one line\nand another\x1b[31m line, which is longer"
-    found = novelty(["xx line\nand another\x1b[31m line yy and another"], train, "nothing like it at all")
+    found = novelty(
+        ["xx line\nand another\x1b[31m line yy and another"],
+        train,
+        "nothing like it at all, and as long as what was written",
+    )
     assert [p.text for p in found.passages][:1] == [" line\nand another\x1b[31m line"]
     assert sum(len(p.text) for p in found.passages) <= found.characters
     assert "\x1b" not in found.describe()
@@ -57,5 +61,5 @@ def test_passages_do_not_overlap_and_are_told_on_one_line_each():
 def test_nothing_or_hardly_anything_written(samples):
     found = novelty(samples, "abc", "b")
     assert found.characters == sum(map(len, samples))
-    assert "does not quote" in found.describe()
+    assert "too few to tell" in found.describe()
     assert found.to_dict()["verdict"] == found.verdict

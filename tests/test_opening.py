@@ -84,8 +84,9 @@ def test_a_rung_of_the_ladder_is_read_by_torch(tmp_path, text_file, run_cli):
     assert run_cli("ladder", "my.txt", *arguments).code == 0
     rung = next((tmp_path / "ladder").glob("*rmsnorm*"))
     assert open_run(rung).engine.startswith("torch")
-    with pytest.raises(ValueError, match="only be read by torch"):
-        open_run(rung, "numpy")
+    for settings, words in ((dict(engine="numpy"), "only be read by torch"), (dict(dtype="int8"), "int8 is for")):
+        with pytest.raises(ValueError, match=words):
+            open_run(rung, **settings)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,8 @@ def test_a_rung_of_the_ladder_is_read_by_torch(tmp_path, text_file, run_cli):
         (dict(engine="native", device="mps"), "computes on the processor"),
         (dict(engine="torch", dtype="int8"), "int8 is for the engine native"),
         (dict(device="cuda", dtype="int8"), "int8 is for the engine native"),
+        (dict(engine="nativ"), "engine is 'nativ'; it must be one of auto, torch"),
+        (dict(dtype="int4"), "dtype is 'int4'; it must be one of float32, int8"),
     ],
 )
 def test_what_cannot_go_together_is_said(runs, settings, words):
@@ -103,8 +106,16 @@ def test_what_cannot_go_together_is_said(runs, settings, words):
 
 
 def test_int8_and_native_are_nothing_for_a_bigram(runs):
-    with pytest.raises(ValueError, match="is a bigram: a table"):
-        open_run(runs["bigram"], "native")
+    for settings in (dict(engine="native"), dict(dtype="int8")):
+        with pytest.raises(ValueError, match="is a bigram: a table"):
+            open_run(runs["bigram"], **settings)
+
+
+@pytest.mark.parametrize("arch", ["modern", "gpt", "bigram"])
+@pytest.mark.parametrize("token", [-1, 10**6, 2**40])
+def test_a_token_that_there_is_not_is_refused(runs, arch, token):
+    with pytest.raises(ValueError, match=f"there is no token {token}; this model has 0 to"):
+        next(generate(open_run(runs[arch]).model, [1, token], CONFIG))
 
 
 @pytest.mark.parametrize("arch", ["modern", "gpt", "bigram"])

@@ -60,6 +60,18 @@ def test_a_text_ends_before_a_stop_id_and_what_waited_is_part_of_it():
     assert follow(text, TOKENIZER.encode("hello world")) == [*"hel", *"lo "]
 
 
+def test_a_single_stop_string_need_not_be_in_a_list_and_an_empty_one_is_none():
+    assert "".join(follow(Text(TOKENIZER, "o w"), TOKENIZER.encode("hello world"))) == "hell"
+    with pytest.raises(ValueError, match="stop string"):
+        Text(TOKENIZER, ["a", ""])
+
+
+def test_a_text_that_is_not_kept_takes_no_memory():
+    text = Text(TOKENIZER)
+    assert len(list(text.follow((Step(1, np.zeros(20)) for _ in range(1000)), keep=False))) == 1000
+    assert len(text.pieces) <= 1
+
+
 def test_text_is_given_out_as_soon_as_no_stop_string_can_begin_in_it():
     text, given = Text(TOKENIZER, ["\n\n"]), []
     for char in "ab\ncd":

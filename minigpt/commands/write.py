@@ -4,11 +4,11 @@ Next: measure.py
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +106,8 @@ def generate(
     minigpt generate runs/my --prompt "JULIET:" --stop "\\n\\n"
     minigpt generate runs/my --num-samples 100 --json > samples.jsonl
 
-    The same seed gives the same text on the same machine, whatever the engine. A text may be longer than the context: the
-    model looks back on the last block_size tokens.
+    The same seed gives the same text on the same machine, with float32 whatever the engine. A text may be longer than the
+    context: the model looks back on the last block_size tokens.
     """
     faults = Faults()
     config = sample_config(faults, flags)
@@ -131,7 +131,10 @@ def generate(
             raise click.UsageError(
                 f"stop_id is {number}; it must be a token of this model, a whole number from 0 to {tokenizer.vocab_size - 1}"
             )
-    prompt = _read_prompt(prompt_file) if prompt_file is not None else os.fsencode(prompt or "").decode("utf-8", "replace")
+    if prompt_file is not None:
+        prompt = _read_prompt(prompt_file)
+    else:
+        prompt = (prompt or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # whatever the locale
     prompt = tokenizer.decode(tokenizer.encode(prompt, unknown))  # an unknown character is told before anything is written
     ids = start_ids(tokenizer, prompt)
     if len(ids) > model.block_size:
@@ -170,7 +173,7 @@ def _one_by_one(
     from ..engine import steps
 
     for sample in range(count):
-        yield texts(1)[0].follow(steps(model, ids, config, sample))
+        yield texts(1)[0].follow(steps(model, ids, config, sample), keep=False)
 
 
 def _together(
@@ -234,7 +237,7 @@ def _shower(show_probs: bool) -> Callable[[str, float | None], None]:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    if not console.color_system:
+    if not console.color_system or console.no_color:
         say("Colours need a terminal that can show them (or FORCE_COLOR=1); without them:")
         return plain
     styles = [(least, Style(color=colour)) for least, colour in COLOURS]
@@ -298,18 +301,22 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
 
 @click.command()
 @click.argument("run", type=Path, metavar="RUN")
+@click.argument("texts", nargs=-1, metavar="[TEXT ...]")
 @click.option("--num-samples", type=int, default=5, metavar="N", help="texts to write  [default: 5]")
 @click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
 @engine_flags
 @flags(SampleConfig)
-def novelty(run: Path, num_samples: int, as_json: bool, engine: str, dtype: str, device: str, **flags: Any) -> None:
+def novelty(
+    run: Path, texts: tuple[str, ...], num_samples: int, as_json: bool, engine: str, dtype: str, device: str, **flags: Any
+) -> None:
     """Say how much of what the best model of RUN writes stands in its training text, letter for letter.
 
     \b
     minigpt novelty runs/my
     minigpt novelty runs/my --num-samples 20 --temperature 0.5
 
-    Beside it: how much of the validation text does, which the model never saw. The verdict goes into the model card.
+    Beside it: how much of the validation text does, which the model never saw. TEXT: the training text, where it is not any
+    more where it was. The verdict goes into the model card.
     """
     faults = Faults()
     config = sample_config(faults, flags)
@@ -319,21 +326,28 @@ def novelty(run: Path, num_samples: int, as_json: bool, engine: str, dtype: str,
         faults.tell()
 
     from ..corpus import load_corpus
+    from ..files import printable
     from ..novelty import novelty as compare, write_into_card
     from ..saved import read_run_config, text_paths
     from ..writing import Text, start_ids
 
     model, tokenizer, _ = opened(run, engine, dtype, device)
-    about = read_run_config(run)["minigpt"]["text"]
-    corpus = load_corpus(text_paths(run, {"text": about}), from_dict(DataConfig, about), tokenizer, "drop")
-    if corpus.sha256 != about["sha256"]:
-        raise ValueError(f"the text that {run} was trained on ({about['name']}) is not here or has changed")
+    about = read_run_config(run)["minigpt"]
+    corpus = load_corpus(texts or text_paths(run, about), from_dict(DataConfig, about["text"]), tokenizer, "drop")
+    for note in corpus.notes:
+        say(note)
+    if corpus.sha256 != about["text"]["sha256"]:
+        raise ValueError(f"the text that {run} was trained on ({about['text']['name']}) is not here or has changed")
 
-    def texts(count: int) -> list[Text]:
+    def drafts(count: int) -> list[Text]:
         return [Text(tokenizer) for _ in range(count)]
 
-    samples = [text.text for text in _together(model, start_ids(tokenizer, ""), config, texts, num_samples)]
+    samples = [text.text for text in _together(model, start_ids(tokenizer, ""), config, drafts, num_samples)]
     found = compare(samples, tokenizer.decode(corpus.train), tokenizer.decode(corpus.val))
-    print(json.dumps(found.to_dict()) if as_json else found.describe())
-    with suppress(OSError):  # a run that is only to be read
-        write_into_card(run / "README.md", found)
+    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(config).items() if name != "max_new_tokens")
+    how = f"({found.characters:,} characters in {num_samples} texts; {settings}.)"
+    if earlier := [before["name"] for before in about.get("earlier", [])]:
+        how = f"Before this text it learned from {', '.join(map(printable, earlier))}, which was not looked at. {how}"
+    print(json.dumps(found.to_dict() | {"how": how}) if as_json else f"{found.describe()} {how}")
+    with suppress(OSError, ValueError):  # a run that is only to be read, or whose card is none
+        write_into_card(run / "README.md", found, how)
