@@ -66,12 +66,15 @@ class NumpyTransformer(NumpyModel):
     n_head: int
     n_embd: int
     tensors: dict[str, Array]
+    keys = values = np.empty(0, np.float32)  # until something is read
 
     def read(self, tokens: Sequence[int]) -> Array:
         check_ids(tokens, self.vocab_size)
         start, self.length = self.length, self.length + len(tokens)
         if self.length > self.block_size and not (self.reads_on and len(tokens) == 1):
             raise ValueError(f"{self.length} tokens do not fit in a context of block_size {self.block_size}")
+        if not self.keys.size:
+            self.make_cache()
         x = self.embed(np.asarray(tokens), start)  # (T, C)
         for layer in range(self.n_layer):
             x = x + self.communicate(layer, x, start)
@@ -94,7 +97,7 @@ class NumpyTransformer(NumpyModel):
     def reader(self) -> "NumpyTransformer":
         other = copy.copy(self)
         other.forget()
-        other.make_cache()
+        other.keys = other.values = np.empty(0, np.float32)
         return other
 
     def make_cache(self) -> None:
@@ -122,7 +125,6 @@ class NumpyGPT2(NumpyTransformer):
         self.vocab_size, self.block_size = config["vocab_size"], config["n_positions"]
         self.n_layer, self.n_head, self.n_embd = config["n_layer"], config["n_head"], config["n_embd"]
         self.tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-        self.make_cache()
 
     def embed(self, tokens: np.ndarray, start: int) -> Array:
         return self.tensors["wte.weight"][tokens] + self.tensors["wpe.weight"][start : start + len(tokens)]
@@ -160,7 +162,6 @@ class NumpyQwen3(NumpyTransformer):
         )
         self.eps = np.float32(config["rms_norm_eps"])
         self.tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-        self.make_cache()
         half = self.n_embd // self.n_head // 2
         self.frequencies = config["rope_parameters"]["rope_theta"] ** -(np.arange(half) / half)  # (hs/2,)
 
