@@ -13,7 +13,7 @@ from minigpt import GPT, BigramLanguageModel, GPTConfig, ModernGPT, generate, nu
 from minigpt.checkpoint import hf_config
 from minigpt.config import SampleConfig
 from minigpt.native_engine import NativeModel, NoCompiler
-from minigpt.numpy_engine import NUMPY_MODELS, NumpyModel
+from minigpt.numpy_engine import NUMPY_MODELS, NumpyModel, NumpyTransformer
 from minigpt.torch_engine import TorchReader
 
 SHAPES = [
@@ -104,6 +104,8 @@ def test_the_millionth_position_is_as_good_as_the_first():
 def begun(reader, length: int):
     """The reader after so many tokens of which it knows nothing."""
     reader.forget()
+    if isinstance(reader, NumpyTransformer):
+        reader.make_cache()
     for memory in reader.cache if isinstance(reader, TorchReader) else [reader]:
         memory.keys[:], memory.values[:], memory.length = 0, 0, length
     return reader
