@@ -6,6 +6,7 @@ Read the files in this order; each imports only files above it.
     hf          the same models in transformers' terms
     files       files that are never half written, and doubt about what is read
     lock        one owner at a time
+    cores       how many processors this process may use
     tokenizer   text <-> ids: characters or bytes
     saved       a run that is opened, with doubt and without torch
     corpus      where text comes from -> one checked array of ids, split in train and val

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from .cores import cores, others_compute
 from .files import cache_folder
 from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer, check_ids
 
@@ -34,7 +35,7 @@ SOURCE = Path(__file__).with_name("native.c")
 # process: gcc lets numbers below 1e-38 become 0 everywhere then.
 FAST = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 FLAGS = ("-O3", "-march=native", *FAST, "-ffinite-math-only", "-std=gnu11", "-shared", "-fPIC")
-SMALL = 6_000_000  # bytes of weights: below, a second thread waits longer than it helps
+SMALL = 800_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
 class NoCompiler(RuntimeError):
@@ -114,14 +115,6 @@ def _signed(name: str, library: Path) -> str:
     return f"{name}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}"
 
 
-def _cores() -> int:
-    """As many as this process may use, or as the user has said by OMP_NUM_THREADS."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isascii() and asked.isdigit() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _processor() -> str:
     """What -march=native depends on."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -141,10 +134,11 @@ class NativeModel:
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
         self.space = np.empty(0, np.float32)  # where it works
-        self.cores = threads or min(_cores(), 8)
+        self.cores = threads or min(cores(), 8)
         self.model = self._describe(model)
         weights = sum(array.nbytes for array in self.kept)
-        self.threads = threads or (1 if weights < SMALL else self.cores)
+        # Threads meet a hundred times a token; where another program takes one of their cores, all wait for it each time.
+        self.threads = threads or (1 if weights < SMALL or others_compute() else self.cores)
 
     def reader(self) -> "NativeReader":
         """One text that is written with this model."""

@@ -22,6 +22,7 @@ from typing import Any, TextIO, get_args, get_type_hints
 import click
 
 from .config import RECIPES
+from .cores import others_compute
 from .files import without_controls
 from .signals import end_undisturbed, quit_in_order
 
@@ -202,7 +203,7 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
-    if _others_compute():
+    if others_compute():
         # Let torch's threads wait for each other 1000 turns, not 300,000: the ones that wait would take the time of those
         # that are waited for. Read when torch is loaded; docs/decisions.md has figures.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -240,18 +241,6 @@ def _let_go(stream: TextIO) -> None:
         stream.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _others_compute() -> bool:
-    """True if other programs keep this machine's processors busy now. Where that cannot be seen (not Linux), False."""
-    running = []
-    try:
-        for _ in range(5):
-            running.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)  # without this one
-            time.sleep(0.002)
-    except (OSError, ValueError, IndexError):
-        return False
-    return sorted(running)[2] >= 1
 
 
 def _explain(error: BaseException) -> str:

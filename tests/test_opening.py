@@ -36,6 +36,13 @@ def runs(trained, tmp_path_factory):
     return {"modern": trained, "gpt": folder / "gpt", "bigram": folder / "bigram"}
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """Nobody else computes, and there are two processors."""
+    monkeypatch.setattr(native_engine, "others_compute", lambda: False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
 @pytest.fixture
 def no_compiler(monkeypatch):
     def none():

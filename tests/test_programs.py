@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import gpt
+from minigpt import cores
 from minigpt.config import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -137,12 +138,17 @@ def test_the_numbers_in_gpt_py_are_those_of_minigpt_train():
         assert shown == {"min_lr": recipe["learning_rate"] / 10, **recipe}
 
 
+@pytest.mark.parametrize("asked", ["3", "", "0", "many"])
+def test_as_many_processors_are_used_as_there_are_or_as_was_said(monkeypatch, asked):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert cores.cores() == (3 if asked == "3" else there)
+
+
 @pytest.mark.parametrize(
     ("loadavg", "busy"), [("0.1 0.2 0.3 1/79 1504", False), ("0.1 0.2 0.3 3/79 1504", True), ("?", False)]
 )
 def test_other_programs_that_compute_are_noticed(monkeypatch, loadavg, busy):
     """The fourth figure counts what runs now, this program among it."""
-    from minigpt import program
-
-    monkeypatch.setattr(program.Path, "read_text", lambda self: loadavg)
-    assert program._others_compute() is busy
+    monkeypatch.setattr(cores.Path, "read_text", lambda self: loadavg)
+    assert cores.others_compute() is busy
