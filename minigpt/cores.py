@@ -5,6 +5,7 @@ Next: tokenizer.py
 
 import os
 import time
+from glob import glob
 from pathlib import Path
 
 
@@ -18,11 +19,13 @@ def cores() -> int:
 
 def others_compute() -> bool:
     """True if other programs keep this machine's processors busy now. Where that cannot be seen (not Linux), False."""
-    running = []
+    others = []
     try:
         for _ in range(5):
-            running.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)  # without this one
+            running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
+            states = [Path(task, "stat").read_text().rsplit(")", 1)[1].split()[0] for task in glob("/proc/self/task/*")]
+            others.append(running - states.count("R"))  # threads of our own, this one among them
             time.sleep(0.002)
     except (OSError, ValueError, IndexError):
         return False
-    return sorted(running)[2] >= 1
+    return sorted(others)[2] >= 1

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from .cores import cores, others_compute
+from .cores import cores
 from .files import cache_folder
 from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer, check_ids
 
@@ -137,8 +137,7 @@ class NativeModel:
         self.cores = threads or min(cores(), 8)
         self.model = self._describe(model)
         weights = sum(array.nbytes for array in self.kept)
-        # Threads meet a hundred times a token; where another program takes one of their cores, all wait for it each time.
-        self.threads = threads or (1 if weights < SMALL or others_compute() else self.cores)
+        self.threads = threads or (1 if weights < SMALL else self.cores)
 
     def reader(self) -> "NativeReader":
         """One text that is written with this model."""

@@ -12,6 +12,7 @@ Next: novelty.py
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .cores import others_compute
 from .saved import check_meanwhile, open_arrays, read_run_config
 from .tokenizer import Tokenizer
 
@@ -51,6 +52,9 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
 
     from .native_engine import NativeModel, NoCompiler
 
+    # Threads meet a hundred times a token: where another program takes one of their cores, all wait for it each time. Asked
+    # before a thread of our own computes.
+    threads = 1 if others_compute() else None
     with check_meanwhile(folder):
         config, tensors, tokenizer = open_arrays(folder)
         model = NUMPY_MODELS[config["model_type"]](config, tensors)
@@ -59,7 +63,7 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
         why = ""
         if engine != "numpy" and isinstance(model, NumpyTransformer):
             try:
-                model = NativeModel(model, int8=dtype == "int8")
+                model = NativeModel(model, dtype == "int8", threads)
             except NoCompiler as error:
                 if engine == "native" or dtype == "int8":
                     raise ValueError(f"the engine native is not to be had here: {error}") from None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TINY, awake
 
-from minigpt import GPT, ModernGPT, SampleConfig, load, native_engine, saved
+from minigpt import GPT, ModernGPT, SampleConfig, load, native_engine, opening, saved
 from minigpt.bigram import BigramLanguageModel
 from minigpt.checkpoint import MODELS, hf_config
 from minigpt.config import GPTConfig
@@ -39,7 +39,7 @@ def runs(trained, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     """Nobody else computes, and there are two processors."""
-    monkeypatch.setattr(native_engine, "others_compute", lambda: False)
+    monkeypatch.setattr(opening, "others_compute", lambda: False)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
 
@@ -73,6 +73,17 @@ def test_what_is_chosen_is_told(runs):
     assert (type(opened.model), opened.engine) == (NativeModel, "native, float32, 1 thread")
     opened = open_run(runs["gpt"], dtype="int8")
     assert (opened.model.int8, opened.engine) == (True, "native, int8, 1 thread")
+
+
+def test_on_a_busy_machine_one_thread_is_used(run, monkeypatch):
+    try:
+        native_engine.library()
+    except NoCompiler:
+        pytest.skip("no compiler")
+    monkeypatch.setattr(native_engine, "SMALL", 0)
+    assert open_run(run).engine == "native, float32, 2 threads"
+    monkeypatch.setattr(opening, "others_compute", lambda: True)
+    assert open_run(run).engine == "native, float32, 1 thread"
 
 
 @pytest.mark.usefixtures("no_compiler")

@@ -146,9 +146,13 @@ def test_as_many_processors_are_used_as_there_are_or_as_was_said(monkeypatch, as
 
 
 @pytest.mark.parametrize(
-    ("loadavg", "busy"), [("0.1 0.2 0.3 1/79 1504", False), ("0.1 0.2 0.3 3/79 1504", True), ("?", False)]
-)
-def test_other_programs_that_compute_are_noticed(monkeypatch, loadavg, busy):
-    """The fourth figure counts what runs now, this program among it."""
-    monkeypatch.setattr(cores.Path, "read_text", lambda self: loadavg)
+    ("loadavg", "own", "busy"),
+    [("0.1 0.2 0.3 1/79 1504", "R", False), ("0.1 0.2 0.3 3/79 1504", "RS", True), ("0.1 0.2 0.3 3/79 1504", "RRR", False),
+     ("?", "R", False)],
+)  # fmt: skip
+def test_other_programs_that_compute_are_noticed(monkeypatch, loadavg, own, busy):
+    """The fourth figure counts what runs now, the threads of this program among it."""
+    monkeypatch.setattr(cores, "glob", lambda _: [f"/proc/self/task/{state}" for state in own])
+    read = lambda path: loadavg if path.name == "loadavg" else f"1 (a) b) {path.parent.name} 0"  # noqa: E731
+    monkeypatch.setattr(cores.Path, "read_text", read)
     assert cores.others_compute() is busy
