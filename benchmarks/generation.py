@@ -466,11 +466,16 @@ def compare(size: str, sides: list[str], flags: argparse.Namespace, folder: Path
             size_read = bytes_of(run, who.endswith("int8"))
             bound = bandwidth(size_read, flags.threads, folder) / size_read
             together = TEXTS * shape["many"] / statistics.median(many[who]) if many[who] else 0
-            rows.append([shape["name"], SIDES[who], f"{rate:,.4g}", f"{bound:,.4g}", f"{rate / bound:.0%}",
+            rows.append([shape["name"], SIDES[who], _digits(rate), _digits(bound), f"{rate / bound:.0%}",
                          f"{1000 * statistics.median(firsts[who]):,.3g} ms", f"{memory[who] / 1e6:,.0f} MB",
-                         f"{together:,.4g} ({together / rate:.1f} times)" if together else ""])  # fmt: skip
+                         f"{_digits(together)} ({together / rate:.1f} times)" if together else ""])  # fmt: skip
         print(rows[-1], flush=True)
     return rows
+
+
+def _digits(value: float) -> str:
+    """Four digits, and no exponent."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def main() -> None:

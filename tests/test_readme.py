@@ -115,13 +115,14 @@ def test_the_results_are_those_that_were_measured():
         "ladder.py": "docs/results.md",
         "speed.py": "benchmarks/results.md",
         "memory.py": "benchmarks/memory.md",
+        "generation.py": "benchmarks/generation.md",
     }
     section = README.split("## Results")[1].split("## Licence")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(rows) >= 5
     for _, figure, _, command in rows:
         page = next(page for script, page in pages.items() if script in command)
-        numbers = re.findall(r"\d+\.\d+", figure)
+        numbers = re.findall(r"\d+(?:,\d{3})+|\d+\.\d+", figure)
         assert numbers, figure
         for number in numbers:
             assert number in (ROOT / page).read_text(encoding="utf-8"), (number, page)
