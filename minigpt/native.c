@@ -136,7 +136,7 @@ static inline void times_several(const float *f, const int8_t *q, const float *x
     }
 }
 
-/* exp(x), never infinite: -ffast-math may divide by it through its reciprocal, and infinity times zero is no number. */
+/* exp(x), never infinite: the compiler may divide by it through its reciprocal, and infinity times zero is no number. */
 static inline float finite_exp(float x) { return expf(fminf(x, 80)); }
 
 /* Scale and bias, then what is to become of the SIDE products from row r on: into `to`. */
