@@ -299,9 +299,9 @@ def other_config(trial: Trial) -> str:
 def other_shape_in_config(trial: Trial) -> str:
     """The same without a manifest: a size that was doubled does not fit the others, the tokenizer or the weights."""
     sides = {
-        "hidden_size": ("intermediate_size", "48", "88"),
+        "hidden_size": ("head_dim", "8", "16"),
         "intermediate_size": ("intermediate_size", "96", "48"),
-        "num_attention_heads": ("num_key_value_heads", "2", "4"),
+        "num_attention_heads": ("head_dim", "8", "4"),
         "num_hidden_layers": ("model.safetensors", "bytes; these weights take"),
         "vocab_size": ("27 tokens", "vocab_size 54"),
     }
