@@ -122,15 +122,6 @@ def window_start(length: int, block_size: int) -> int:
     return max(0, -(-(length - block_size) // half)) * half
 
 
-def generate_many(
-    model: Any, prompts: Sequence[Sequence[int]], config: SampleConfig, first_sample: int = 0
-) -> Iterator[list[int]]:
-    """Yield the next id of every text, all texts at once: each is what `generate` writes alone, with a sample of its own."""
-    texts = [Writer(reader_of(model), prompt, config, first_sample + i) for i, prompt in enumerate(prompts)]
-    for _ in range(config.max_new_tokens):
-        yield [step.token for step in draw_all(texts, read_all(model, texts))]
-
-
 def read_all(model: Any, texts: Sequence[Writer]) -> np.ndarray:
     """What is unread of N texts -> their scores (N, V). Models of torch and of C read their weights once for all of them."""
     if hasattr(model, "read_all"):

@@ -86,12 +86,12 @@ def _acquire(descriptor: int, folder: Path) -> None:
     while not try_lock(descriptor):
         os.lseek(descriptor, 0, os.SEEK_SET)
         owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
-        if lives(owner) or time.monotonic() > until:
+        if _lives(owner) or time.monotonic() > until:
             raise InUse(folder, owner or "(unknown)")
         time.sleep(0.01)
 
 
-def lives(number: str) -> bool:
+def _lives(number: str) -> bool:
     """True for the number of another process that there is, and not of an owner before. Windows cannot be asked so."""
     if not number.isascii() or not number.isdigit() or int(number) == os.getpid():
         return False

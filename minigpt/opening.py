@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .cores import others_compute
+from .native_engine import NativeModel, NoCompiler
+from .numpy_engine import NUMPY_MODELS, NumpyTransformer
 from .saved import check_meanwhile, open_arrays, read_run_config
 from .tokenizer import Tokenizer
 
@@ -40,8 +42,6 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
     folder = Path(folder)
     if problem := impossible(engine, device, dtype):
         raise ValueError(problem)
-    from .numpy_engine import NUMPY_MODELS, NumpyTransformer
-
     kind = read_run_config(folder)["model_type"]
     if engine == "auto" and (device not in PROCESSOR or kind not in NUMPY_MODELS):
         engine = "torch"
@@ -49,8 +49,6 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
             raise ValueError(f"{folder} is read by torch: {problem}")
     if engine == "torch":
         return _by_torch(folder, device)
-
-    from .native_engine import NativeModel, NoCompiler
 
     # Threads meet a hundred times a token: where another program takes one of their cores, all wait for it each time. Asked
     # before a thread of our own computes.

@@ -133,3 +133,12 @@ def awake(model):
         if parameter.dim() == 2 and not parameter.detach().any():
             torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     return model
+
+
+def side_by_side(model, prompts, config, first_sample=0) -> list[list[int]]:
+    """The tokens after each prompt, all texts written at once."""
+    from minigpt.engine import Writer, draw_all, read_all, reader_of
+
+    texts = [Writer(reader_of(model), prompt, config, first_sample + i) for i, prompt in enumerate(prompts)]
+    columns = [draw_all(texts, read_all(model, texts)) for _ in range(config.max_new_tokens)]
+    return [[step.token for step in steps] for steps in zip(*columns, strict=True)]

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import awake
+from conftest import awake, side_by_side
 
 from minigpt import GPT, GPTConfig, ModernGPT, generate, native_engine
 from minigpt.checkpoint import hf_config
 from minigpt.config import SampleConfig
-from minigpt.engine import generate_many
 from minigpt.native_engine import NativeModel, NoCompiler, library
 from minigpt.numpy_engine import NUMPY_MODELS, NumpyTransformer
 
@@ -127,8 +126,9 @@ def test_many_texts_at_once_are_what_each_is_alone(arch, int8):
     ours = NativeModel(both(arch, SHAPES[1])[1], int8=int8, threads=1)
     config = SampleConfig(max_new_tokens=50, temperature=0.8)
     prompts = [[i % 65] * (1 + 5 * i % 40) for i in range(11)]
-    together = list(zip(*generate_many(ours, prompts, config), strict=True))
-    assert together == [tuple(generate(ours, prompt, config, i)) for i, prompt in enumerate(prompts)]
+    assert side_by_side(ours, prompts, config) == [
+        list(generate(ours, prompt, config, i)) for i, prompt in enumerate(prompts)
+    ]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
