@@ -169,7 +169,7 @@ class Run:
                 state.last_step = round(state.step * 60 * config.minutes / max(state.seconds, 1e-9))
             about["train"] = asdict(config)
             run = cls(folder, model, tokenizer, config, state, about)
-            if state.step >= state.ends_at(config):
+            if state.is_over(config):
                 return run, notes
             if corpus:
                 corpus.check(model.block_size)
@@ -179,12 +179,7 @@ class Run:
             notes += _other_machine(plain["machine"], fingerprint(torch.device(device)))
             if not state.step or not (folder / "model.safetensors").exists() or run_damage(folder, ["model.safetensors"]):
                 state.best_val_loss = math.inf  # there is no best model yet, or not any more: the next one is
-            for log, lines in (("metrics.jsonl", read_metrics(folder)), ("samples.jsonl", read_samples(folder))):
-                kept_lines = [line for line in lines if line["step"] <= state.step]  # forget what came after the checkpoint
-                kept_lines = kept_lines if state.step else []  # the untrained model is evaluated again
-                best = [line["text"] for line in kept_lines if line.get("step") == state.best_step and "text" in line]
-                run.best_sample = best[-1] if best else run.best_sample
-                write_file(folder / log, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept_lines))
+            run._forget_later()
             write_into(folder, {"config.json": to_json(config_file)})
             return run, notes
         raise ValueError(f"{folder} has no checkpoint to resume from. {' '.join(notes)}".strip())
@@ -218,9 +213,11 @@ class Run:
         self._check_here()
         checkpoints = self.folder / "checkpoints"
         path = checkpoints / f"step-{self.state.step:08d}"
-        if path.exists() and not damage(path):
-            return  # saved already, by the evaluation of this step
         tensors, state = _collect(self.state, self.model)
+        if path.exists() and not damage(path):  # saved already, by the evaluation of this step or before it was interrupted
+            if not self.state.owed and _read_state(path / "state.json")["owed"]:
+                write_into(path, {"state.json": to_json(state)})
+            return
         _check_finite(self.state.step, {**dict(self.model.named_parameters()), **tensors})
         check_space(self.folder, _checkpoint_bytes(self.model))
         for log in ("metrics.jsonl", "samples.jsonl"):
@@ -238,6 +235,15 @@ class Run:
         for old in steps:
             if old != path and old not in earlier[-KEPT + 1 :]:
                 remove_folder(old)
+
+    def _forget_later(self) -> None:
+        """Leave out of the logs what came after this state: it will be measured and written again."""
+        until = self.state.step - self.state.begins_with_evaluation
+        for log, read in (("metrics.jsonl", read_metrics), ("samples.jsonl", read_samples)):
+            lines = [line for line in read(self.folder) if line["step"] <= until]
+            best = [line["text"] for line in lines if line["step"] == self.state.best_step and "text" in line]
+            self.best_sample = best[-1] if best else self.best_sample
+            write_file(self.folder / log, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def _check_here(self) -> None:
         """Raise FileNotFoundError if the folder of the run is not there any more."""
@@ -445,11 +451,13 @@ def _read_state(path: Path) -> dict[str, Any]:
     plain["best_val_loss"] = math.inf if plain["best_val_loss"] is None else plain["best_val_loss"]
     if not isinstance(machine, dict) or not all(isinstance(value, str) for value in machine.values()):
         raise ValueError(f"{path} is damaged: machine is {str(machine)[:50]!r}")
-    recent = plain.setdefault("recent", [])
+    recent, owed = plain.setdefault("recent", []), plain.setdefault("owed", [])
     if not isinstance(recent, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in recent):
         raise ValueError(f"{path} is damaged: recent is {str(recent)[:50]!r}")
-    values = [(name, plain[name]) for name in kinds if name in plain and name != "recent"]
-    values += [("recent", value) for pair in recent for value in pair]
+    if not isinstance(owed, list) or len(owed) not in (0, 4):
+        raise ValueError(f"{path} is damaged: owed is {str(owed)[:50]!r}")
+    values = [(name, plain[name]) for name in kinds if name in plain and name not in ("recent", "owed")]
+    values += [("recent", value) for pair in recent for value in pair] + [("owed", value) for value in owed]
     for name, value in values:
         if type(value) not in ((int,) if kinds[name] is int else (int, float)) or not value >= 0:
             raise ValueError(f"{path} is damaged: {name} is {str(value)[:50]!r}")

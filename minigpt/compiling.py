@@ -21,12 +21,11 @@ import torch.nn as nn
 
 from .files import cache_folder
 from .lock import try_lock
+from .signals import interruptible
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which torch is told where to keep what it compiles
 OURS = "minigpt-compiled"  # a folder in that one, or in our cache
 MARK = "compiling-"  # a file whose lock a process holds while it compiles
-
-_under_way = {"now": False, "interrupted": False}
 
 
 def compiled(model: nn.Module, try_step: Callable[[nn.Module], object]) -> nn.Module:
@@ -69,22 +68,12 @@ def whole_libraries() -> Iterator[None]:
         return
     try_lock(descriptor)  # the system lets go when this process ends, however it ends
     os.environ[FOLDER] = str(folder)
-    _under_way.update(now=True, interrupted=False)
     try:
-        yield
+        with interruptible():
+            yield
     finally:
-        _under_way["now"] = False
         os.close(descriptor)
-    if _under_way["interrupted"]:  # and somebody held that up
-        raise KeyboardInterrupt
     Path(mark).unlink(missing_ok=True)
-
-
-def interrupt() -> None:
-    """For whoever handles a signal: raise KeyboardInterrupt if a model is being compiled now, else do nothing."""
-    if _under_way["now"]:
-        _under_way["interrupted"] = True
-        raise KeyboardInterrupt
 
 
 def _whole(base: Path) -> Path:

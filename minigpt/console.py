@@ -24,9 +24,9 @@ from rich.text import Text
 
 from .card import argument
 from .checkpoint import Run
-from .compiling import interrupt
 from .config import TrainConfig
 from .program import say
+from .signals import interrupt
 from .trainer import Metrics, NonFiniteLoss, bits_per_char
 from .watch import Watch
 
@@ -156,7 +156,7 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        # Compiling was interrupted. Ctrl-C in a terminal ends the compilers as well; that they failed is no news then.
+        # What takes long was interrupted. Ctrl-C in a terminal ends compilers as well; that they failed is no news then.
         ended = kind and (kind is KeyboardInterrupt or kind.__module__.startswith(("torch._dynamo", "torch._inductor")))
         return bool(self.requested and ended)
 
@@ -167,7 +167,7 @@ class StopSignals:
             os._exit(128 + number)
         self.requested = number
         say("\nStopping after this step; once more to quit at once.")
-        interrupt()  # where a model is compiled: that can take minutes
+        interrupt()  # where a model is compiled or evaluated: that can take minutes
 
     def leave(self, run: Run) -> NoReturn:
         """Save, say how to go on, and exit with 130 (Ctrl-C) or 143 (SIGTERM)."""

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM while no model is trained: the program ends, without a traceback, with exit code 130 or 143.
 
-Light, so that it is there before anything else is loaded. What they do in a training is in console.py.
+Light, so that it is there before anything else is loaded. In a training they wait for the end of the step (console.py), but
+for what takes long and leaves nothing behind when it is given up: that is interruptible().
 
 Next: program.py
 """
@@ -23,6 +24,28 @@ def end_undisturbed() -> None:
     """Let signals pass from now on: all is done, and what a program still does to end must not change its exit code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+_given_up = {"may be": False, "was": False}  # what is going on now
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """What takes long here may be given up: interrupt() ends it with KeyboardInterrupt, even if somebody catches that."""
+    _given_up.update({"may be": True, "was": False})
+    try:
+        yield
+    finally:
+        _given_up["may be"] = False
+    if _given_up["was"]:
+        raise KeyboardInterrupt
+
+
+def interrupt() -> None:
+    """For whoever handles a signal: raise KeyboardInterrupt where that is allowed now, else do nothing."""
+    if _given_up["may be"]:
+        _given_up["was"] = True
+        raise KeyboardInterrupt
 
 
 @contextmanager

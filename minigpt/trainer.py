@@ -25,6 +25,7 @@ from .compiling import compiled
 from .config import TrainConfig
 from .machine import flops_per_token, peak_flops
 from .optim import learning_rate, make_optimizer
+from .signals import interruptible
 from .speed import speed_up
 
 FIRST_LOOK = 2**14  # validation tokens that an untrained model is evaluated on
@@ -68,6 +69,7 @@ class TrainState:
     loss_sum: float = 0.0  # of the batches since the last evaluation
     loss_count: int = 0
     recent: list[list[float]] = field(default_factory=list)  # loss and norm of the gradient of the last steps
+    owed: list[float] = field(default_factory=list)  # if the evaluation of this step is not over: loss, lr, norm and spike
 
     @classmethod
     def new(cls, model: LanguageModel, config: TrainConfig) -> "TrainState":
@@ -76,6 +78,15 @@ class TrainState:
     def ends_at(self, config: TrainConfig) -> int:
         """The step to end with, as planned now."""
         return self.last_step or config.max_iters
+
+    @property
+    def begins_with_evaluation(self) -> bool:
+        """True if the model of this step was not evaluated: it is untrained, or that was interrupted."""
+        return not self.step or bool(self.owed)
+
+    def is_over(self, config: TrainConfig) -> bool:
+        """True if the last step was taken, and evaluated."""
+        return self.step >= self.ends_at(config) and not self.begins_with_evaluation
 
     def spike(self, loss: float, grad_norm: float) -> float:
         """By how many standard deviations the loss or the norm of the gradient is above the line through the last ones.
@@ -108,6 +119,7 @@ def train(
     The random numbers of dropout are set anew in each step from (seed, step), so no random state is saved; torch's global
     generator is ours while this runs. Evaluation draws none, so it cannot change the training.
     Where config.minutes says how long it may take, the number of steps, and with it the learning rate, follows the clock.
+    An evaluation is interruptible(); the state knows then that it is owed, and the next training begins with it.
     A batch that does not fit into memory is computed in smaller parts, with a warning.
     Raises NonFiniteLoss in the step in which a loss, a gradient, a weight or a number of the optimizer is not finite: before
     the update, unless it is the update itself that spoils a weight.
@@ -118,11 +130,11 @@ def train(
     autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
     clock, peak, flops = Clock(state.seconds), peak_flops(device), flops_per_token(model, model.block_size)
 
-    if state.step == 0:
-        yield _evaluated(Metrics(0, state.ends_at(config), clock.seconds), model, val, config, state, autocast, clock)
+    if state.begins_with_evaluation:
+        yield _evaluated(_metrics(state, config, clock, *state.owed), model, val, config, state, autocast, clock)
         clock.lap("rest")
         will_read = min(config.eval_tokens or len(val), len(val))
-        clock.evaluated(min(will_read, FIRST_LOOK) / will_read)
+        clock.evaluated(1.0 if state.step else min(will_read, FIRST_LOOK) / will_read)
     learner: nn.Module = model
     if config.compile == "on":
         model.train()
@@ -146,8 +158,7 @@ def train(
                 f"step was not taken. {_usually(lr)}"
             )
         spike = state.spike(loss, grad_norm)
-        skipped = 0 < config.skip_spikes <= spike
-        if not skipped:
+        if not _skipped(spike, config):
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             state.optimizer.step()
@@ -168,13 +179,35 @@ def train(
         look = state.step % (config.eval_interval or 1) == 0 or state.step >= state.ends_at(config)
         speed, state.seconds = clock.tokens_per_s, clock.seconds
         share = speed * flops / peak if flops and peak else None
-        metrics = Metrics(state.step, state.ends_at(config), state.seconds, loss, lr, grad_norm, speed, share)
-        if skipped or spike >= SPIKE:
-            metrics = replace(metrics, spike=spike, skipped=skipped)
-        yield _evaluated(metrics, model, val, config, state, autocast, clock) if look else metrics
+        metrics = replace(_metrics(state, config, clock, loss, lr, grad_norm, spike), tokens_per_s=speed, peak_share=share)
+        if look:
+            state.owed = [loss, lr, grad_norm, spike]
+            metrics = _evaluated(metrics, model, val, config, state, autocast, clock)
+        yield metrics
         clock.lap("rest")
         if look:
             clock.evaluated(1.0)
+
+
+def _metrics(
+    state: TrainState,
+    config: TrainConfig,
+    clock: Clock,
+    loss: float | None = None,
+    lr: float | None = None,
+    grad_norm: float | None = None,
+    spike: float = 0.0,
+) -> Metrics:
+    """What is known after a step but its speed; of the untrained model, without its numbers."""
+    skipped = _skipped(spike, config)
+    told = spike if skipped or spike >= SPIKE else None
+    numbers = (loss, lr, grad_norm)
+    return Metrics(state.step, state.ends_at(config), clock.seconds, *numbers, spike=told, skipped=skipped)
+
+
+def _skipped(spike: float, config: TrainConfig) -> bool:
+    """True if a step is left out because of its spike."""
+    return 0 < config.skip_spikes <= spike
 
 
 def _gradient(
@@ -276,11 +309,12 @@ def _evaluated(
     """The same metrics with the losses of an evaluation; the state remembers the best."""
     clock.evaluating()
     untrained = min(config.eval_tokens or FIRST_LOOK, FIRST_LOOK)  # knows nothing; nobody needs that to four digits
-    val_loss, val_error = mean_and_error(model, val, config.eval_tokens if state.step else untrained, autocast)
+    with interruptible():
+        val_loss, val_error = mean_and_error(model, val, config.eval_tokens if state.step else untrained, autocast)
     if not math.isfinite(val_loss):
         raise NonFiniteLoss(f"after step {state.step} the validation loss is {val_loss}; the weights are damaged")
     train_loss = state.loss_sum / state.loss_count if state.loss_count else None
-    state.loss_sum, state.loss_count = 0.0, 0
+    state.loss_sum, state.loss_count, state.owed = 0.0, 0, []
     is_best = val_loss < state.best_val_loss
     if is_best:
         state.best_val_loss, state.best_step, state.evaluations_since_best = val_loss, state.step, 0

@@ -3,6 +3,7 @@
 Next: resuming.py
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt import trainer
+from minigpt.batches import sweep
 from minigpt.checkpoint import Run
 from minigpt.files import read_lines
 
@@ -28,15 +30,16 @@ PROMPT = 5.0  # seconds after which a program has ended at the latest, beyond on
 # What is going on when the signal comes: the start of a program, a step, an evaluation, a save, compiling; in turn.
 # fmt: off
 TURNS = (
-    "start", "step", "evaluation", "save", "compile", "twice", "step", "evaluation", "step", "save", "start", "twice",
-    "evaluation", "save", "step", "start", "twice", "step", "evaluation", "save", "save",
+    "start", "step", "evaluation", "save", "compile", "twice", "step", "endless", "step", "save", "start", "twice",
+    "evaluation", "save", "step", "start", "twice", "step", "endless", "save", "save",
 )
 # fmt: on
-MOMENTS: dict[str, tuple[Any, str, int]] = {  # the function that is called then, and how often it is
-    "step": (trainer, "_gradient", 16),
-    "evaluation": (trainer, "mean_and_error", 5),
-    "save": (Run, "save", 6),
-    "twice": (Run, "record", 17),
+MOMENTS: dict[str, tuple[Any, str, int, Any]] = {  # a function that is called then, how often it is, what it is instead
+    "step": (trainer, "_gradient", 16, None),
+    "evaluation": (trainer, "mean_and_error", 5, None),
+    "endless": (trainer, "sweep", 5, lambda *args: itertools.cycle(sweep(*args))),  # an evaluation of a very long text
+    "save": (Run, "save", 6, None),
+    "twice": (Run, "record", 17, None),
 }
 
 
@@ -45,8 +48,8 @@ def one_signal(trial: Trial) -> str:
     number = trial.rng.choice([signal.SIGINT, signal.SIGTERM])
     if turn in ("start", "compile"):
         return {"start": at_the_start, "compile": while_compiling}[turn](trial, number)
-    owner, name, times = MOMENTS[turn]
-    moment = Moment(owner, name, trial.rng.randrange(times))
+    owner, name, times, instead = MOMENTS[turn]
+    moment = Moment(owner, name, trial.rng.randrange(times), instead)
     pid = spawn(start(trial.shared), trial.folder, moment.arrange)
     moment.wait()
     time.sleep(trial.rng.uniform(0, 0.003))
@@ -70,10 +73,10 @@ def ended_well(trial: Trial, code: int, number: int, seconds: float, said: str) 
 
 
 def saved_last_step(trial: Trial) -> None:
-    """There is a checkpoint of the last step that was taken."""
+    """There is a checkpoint of the last step that was told, or of one whose evaluation was not over."""
     last = max((line["step"] for line in read_lines(trial.folder / "run/metrics.jsonl")), default=None)
-    there = last is None or (trial.folder / f"run/checkpoints/step-{last:08d}").exists()
-    trial.check(there, f"there is no checkpoint of step {last}, the last one")
+    saved = max((int(path.name[5:]) for path in trial.folder.glob("run/checkpoints/step-*")), default=-1)
+    trial.check(last is None or saved >= last, f"there is no checkpoint of step {last}, the last one")
 
 
 def at_the_start(trial: Trial, number: int) -> str:

@@ -26,9 +26,11 @@ from minigpt import (
     load_corpus,
     train,
 )
+from minigpt.batches import sweep
 from minigpt.checkpoint import free_folder
 from minigpt.config import DataConfig
 from minigpt.files import damage, read_json, read_lines, to_json
+from minigpt.signals import interrupt
 from minigpt.trainer import NonFiniteLoss, bits_per_char
 from minigpt.writing import start_ids
 
@@ -198,6 +200,35 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(tmp_path, text_fil
 
 
 # ---- another text, tokenizer or machine ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["gpt", "modern"])
+@pytest.mark.parametrize("nth", [0, 1, 2, 3])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_an_evaluation_that_is_interrupted_is_made_up_for_exactly(tmp_path, text_file, monkeypatch, arch, nth, again):
+    whole, corpus = make_run(tmp_path / "whole", text_file, arch)
+    follow(whole, corpus)
+    run, _ = make_run(tmp_path / "run", text_file, arch)
+
+    for left in (nth, 0)[: 1 + again]:
+        calls = iter([sweep] * left + [lambda *_: interrupt()])  # as the handler of a signal does
+        monkeypatch.setattr("minigpt.trainer.sweep", lambda *args, calls=calls: next(calls)(*args))
+        with pytest.raises(KeyboardInterrupt):
+            follow(run, corpus)
+        monkeypatch.setattr("minigpt.trainer.sweep", sweep)
+        run.save()
+        assert run.state.step == 4 * nth
+        run, notes = Run.resume(run.folder)
+        assert notes == []
+    follow(run, corpus)
+    assert checkpoint_bytes(run.folder) == checkpoint_bytes(whole.folder)
+    assert not damage(run.folder / "checkpoints/step-00000012")
+    for name in ("model.safetensors", "samples.jsonl"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    for ours, theirs in zip(*(read_lines(r.folder / "metrics.jsonl") for r in (run, whole)), strict=True):
+        times = ("seconds", "tokens_per_s", "peak_share", "time")
+        assert {k: v for k, v in ours.items() if k not in times} == {k: v for k, v in theirs.items() if k not in times}
+    assert Run.resume(run.folder)[0].state.is_over(run.config)
 
 
 def other_corpus(run, text, path=Path("other.txt")):

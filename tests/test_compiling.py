@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from minigpt.compiling import FOLDER, MARK, OURS, interrupt, whole_libraries
+from minigpt.compiling import FOLDER, MARK, OURS, whole_libraries
+from minigpt.signals import interrupt
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, pro
     for sentence in sentences:
         say(sentence)
     last = run.state.ends_at(run.config)
-    if run.state.step >= last:
+    if run.state.is_over(run.config):
         more = "--minutes" if run.config.minutes else "--max-iters"
         say(f"{out} is already at step {run.state.step:,} of {last:,}; give more with {more}")
         return
