@@ -107,8 +107,8 @@ class Writer:
         self.unread = [token]
         if not self.reader.reads_on:
             self.window.append(token)
-            if start := window_start(len(self.window), self.reader.block_size):
-                self.window = self.window[start:]
+            if len(self.window) > self.reader.block_size:
+                self.window = self.window[window_start(len(self.window), self.reader.block_size) :]
                 self.unread = list(self.window)
                 self.reader.forget()
 

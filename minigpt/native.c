@@ -1,7 +1,7 @@
 /* How a GPT runs, told a third time: in C, for speed. What each line means stands in numpy_engine.py.
 
    One call takes n tokens through the model: those of a prompt, one after the other, or the next one of n texts. Each has a
-   place of its own (`positions`) and a memory (`keys`, `values`). Every weight is read once for several of them.
+   position of its own and the memory of its text. Every weight is read once for several of them.
 
    Everything large lies in panels: the weights of SIDE rows side by side, column by column. So a product needs one
    multiplication of vectors for each column, and no sum across a vector. Keys lie so too, with a row for each place that is
@@ -55,6 +55,11 @@ typedef struct {
     Matrix head;
     const Layer *layers;
 } Model;
+
+typedef struct {          /* what a text has read: */
+    float *keys, *values; /* of each head of each layer, */
+    int places;           /* so many at most */
+} Memory;
 
 typedef enum { SET, ADD, GELU, SILU, TIMES } Then; /* what becomes of a product */
 
@@ -136,21 +141,32 @@ static inline void times_several(const float *f, const int8_t *q, const float *x
     }
 }
 
-/* exp(x), never infinite: the compiler may divide by it through its reciprocal, and infinity times zero is no number. */
-static inline float finite_exp(float x) { return expf(fminf(x, 80)); }
+/* exp(x) = 2^n exp(r), by the first seven terms for |r| below 0.35: wrong by 1e-7 of itself at most. Many at once, which the
+   library's is not; and never infinite, for the compiler may divide by it through its reciprocal. */
+static inline float quick_exp(float x) {
+    x = fminf(fmaxf(x, -87), 87);
+    int32_t biased = x * 1.44269504f + 127.5f; /* n + 127, rounded down from something positive */
+    float r = x - (biased - 127) * 0.693147181f;
+    union { int32_t bits; float number; } power = {biased << 23};
+    return power.number * (1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f)))))));
+}
 
 /* Scale and bias, then what is to become of the SIDE products from row r on: into `to`. */
-static void finish(const Matrix *m, int r, float *y, float *to, Then then) {
-    int count = m->rows - r < SIDE ? m->rows - r : SIDE;
+static inline void finish(const Matrix *m, int r, float *restrict y, float *restrict to, Then then) {
     if (m->scale)
-        for (int k = 0; k < count; k++) y[k] *= m->scale[r + k];
+        for (int k = 0; k < SIDE; k++) y[k] *= m->scale[r + k];
     if (m->bias)
-        for (int k = 0; k < count; k++) y[k] += m->bias[r + k];
+        for (int k = 0; k < SIDE; k++) y[k] += m->bias[r + k];
     if (then == GELU) /* in its tanh form: u (1 + tanh(z)) / 2 = u / (1 + exp(-2z)) */
-        for (int k = 0; k < SIDE; k++) y[k] /= 1 + finite_exp(-1.5957691f * (y[k] + 0.044715f * y[k] * y[k] * y[k]));
+        for (int k = 0; k < SIDE; k++) y[k] /= 1 + quick_exp(-1.5957691f * (y[k] + 0.044715f * y[k] * y[k] * y[k]));
     if (then == SILU)
-        for (int k = 0; k < SIDE; k++) y[k] /= 1 + finite_exp(-y[k]);
-    for (int k = 0; k < count; k++) to[k] = then == ADD ? to[k] + y[k] : then == TIMES ? to[k] * y[k] : y[k];
+        for (int k = 0; k < SIDE; k++) y[k] /= 1 + quick_exp(-y[k]);
+    int count = m->rows - r < SIDE ? m->rows - r : SIDE;
+    if (then == ADD)
+        for (int k = 0; k < count; k++) to[k] += y[k];
+    else if (then == TIMES)
+        for (int k = 0; k < count; k++) to[k] *= y[k];
+    else memcpy(to, y, count * sizeof *y);
 }
 
 /* x (n, cols) Wᵀ + bias, into out (n, rows). */
@@ -211,49 +227,44 @@ static void angles(const Model *m, int position, float *turns) {
     }
 }
 
-/* Numbers in the keys of one head, and in its values. */
-static long keys_size(const Model *m) { return panel_size(m->block_size, m->n_embd / m->n_head); }
-static long values_size(const Model *m) { return panel_size(m->n_embd / m->n_head, m->block_size); }
-long all_keys(const Model *m) { return m->n_layer * m->n_head * keys_size(m); }
-long all_values(const Model *m) { return m->n_layer * m->n_head * values_size(m); }
-
 /* Remember a key and a value (hs,): a row of the keys, a column of the values. */
-static void remember(const float *k, const float *v, float *keys, float *values, int place, int hs, int block_size) {
+static void remember(const float *k, const float *v, float *keys, float *values, int place, int hs, int places) {
     for (int c = 0; c < hs; c++) keys[((long)(place / SIDE) * hs + c) * SIDE + place % SIDE] = k[c];
-    for (int c = 0; c < hs; c++) values[((long)(c / SIDE) * block_size + place) * SIDE + c % SIDE] = v[c];
+    for (int c = 0; c < hs; c++) values[((long)(c / SIDE) * places + place) * SIDE + c % SIDE] = v[c];
 }
 
-/* A head of a token looks at the first places of its memory: q (hs,) -> out (hs,). */
-static void look(const float *q, const float *keys, const float *values, float *scores, float *out, int places, int hs,
-                 int block_size) {
+/* A head of a token looks at the first `seen` places of its memory: q (hs,) -> out (hs,). */
+static void look(const float *q, const float *keys, const float *values, float *scores, float *out, int seen, int hs,
+                 int places) {
     float most = -INFINITY, sum = 0, scale = 1 / sqrtf(hs), mixed[SIDE];
-    for (int p = 0; p < PANELS(places); p++) times_one(keys + (long)p * SIDE * hs, 0, q, hs, scores + p * SIDE);
-    for (int s = 0; s < places; s++) most = fmaxf(most, scores[s]);
-    for (int s = 0; s < places; s++) sum += scores[s] = expf((scores[s] - most) * scale);
+    for (int p = 0; p < PANELS(seen); p++) times_one(keys + (long)p * SIDE * hs, 0, q, hs, scores + p * SIDE);
+    for (int s = 0; s < seen; s++) most = fmaxf(most, scores[s]);
+    for (int s = 0; s < seen; s++) sum += scores[s] = quick_exp((scores[s] - most) * scale);
     for (int p = 0; p < PANELS(hs); p++) {
-        times_one(values + (long)p * SIDE * block_size, 0, scores, places, mixed);
+        times_one(values + (long)p * SIDE * places, 0, scores, seen, mixed);
         for (int c = p * SIDE; c < hs && c < (p + 1) * SIDE; c++) out[c] = mixed[c % SIDE] / sum;
     }
 }
 
 /* Each head has a thread to itself; of one text it takes the tokens in order, so that each finds those before. */
-static void attend(const Model *m, int layer, float *qkv, const int *positions, const float *turns, float **keys,
-                   float **values, float *scores, float *out, int n) {
+static void attend(const Model *m, int layer, float *qkv, const int *positions, const float *turns, Memory **memories,
+                   float *scores, float *out, int n) {
     int C = m->n_embd, hs = C / m->n_head, all = m->block_size;
     const Layer *l = m->layers + layer;
 #pragma omp for schedule(static)
     for (int h = 0; h < m->n_head; h++)
         for (int i = 0; i < n; i++) {
             float *q = qkv + (long)i * 3 * C + h * hs, *k = q + C, *v = k + C;
-            long head = (long)layer * m->n_head + h;
-            float *own_keys = keys[i] + head * keys_size(m), *own_values = values[i] + head * values_size(m);
+            long head = (long)layer * m->n_head + h, places = memories[i]->places;
+            float *keys = memories[i]->keys + head * panel_size(places, hs);
+            float *values = memories[i]->values + head * panel_size(hs, places);
             if (m->modern) {
                 turn(m, q, l->q_norm, turns + (long)i * hs);
                 turn(m, k, l->k_norm, turns + (long)i * hs);
             }
-            remember(k, v, own_keys, own_values, positions[i] % all, hs, all); /* a ring */
-            look(q, own_keys, own_values, scores + (long)h * PANELS(all) * SIDE, out + (long)i * C + h * hs,
-                 positions[i] < all ? positions[i] + 1 : all, hs, all);
+            remember(k, v, keys, values, positions[i] % all, hs, places); /* a ring */
+            look(q, keys, values, scores + (long)h * PANELS(all) * SIDE, out + (long)i * C + h * hs,
+                 positions[i] < all ? positions[i] + 1 : all, hs, places);
         }
 }
 
@@ -265,8 +276,8 @@ long room(const Model *m, int n, int threads) {
 }
 
 /* Take n tokens through the model; the scores (V,) of the last `wanted` of them. */
-void forward(const Model *m, int n, const int *tokens, const int *positions, float **keys, float **values, int wanted,
-             float *scores, float *space, int threads) {
+void forward(const Model *m, int n, const int *tokens, const int *positions, Memory **memories, int wanted, float *scores,
+             float *space, int threads) {
     int C = m->n_embd, hs = C / m->n_head;
     float *x = space, *qkv = x + (long)n * C, *out = qkv + 3L * n * C, *act = out + (long)n * C;
     float *turns = act + (long)n * m->layers->down.cols, *seen = turns + (long)n * hs;
@@ -285,7 +296,7 @@ void forward(const Model *m, int n, const int *tokens, const int *positions, flo
             const Layer *l = m->layers + layer;
             norm(x, l->norm_1, l->norm_1_bias, m->eps, h, n, C);
             multiply(&l->qkv, h, qkv, n, SET);
-            attend(m, layer, qkv, positions, turns, keys, values, seen, out, n);
+            attend(m, layer, qkv, positions, turns, memories, seen, out, n);
             multiply(&l->proj, out, x, n, ADD);
             norm(x, l->norm_2, l->norm_2_bias, m->eps, h, n, C);
             if (m->modern) multiply(&l->gate, h, act, n, SILU);

@@ -35,6 +35,7 @@ SOURCE = Path(__file__).with_name("native.c")
 # process: gcc lets numbers below 1e-38 become 0 everywhere then.
 FAST = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 FLAGS = ("-O3", "-march=native", *FAST, "-ffinite-math-only", "-std=gnu11", "-shared", "-fPIC")
+FIRST_PLACES = 64  # that a text has room for at first
 SMALL = 800_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
@@ -51,6 +52,10 @@ class _Layer(Structure):
         *((name, c_void_p) for name in ("norm_1", "norm_1_bias", "norm_2", "norm_2_bias", "q_norm", "k_norm")),
         *((name, _Matrix) for name in ("qkv", "proj", "gate", "up", "down")),
     )
+
+
+class _Memory(Structure):
+    _fields_ = (("keys", c_void_p), ("values", c_void_p), ("places", c_int))
 
 
 class _Model(Structure):
@@ -74,8 +79,7 @@ def library() -> ctypes.CDLL:
         lib = ctypes.CDLL(str(whole[0])) if whole else _compile(compiler, name)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise NoCompiler(f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}") from None
-    for function in (lib.panel_size, lib.all_keys, lib.all_values, lib.room):
-        function.restype = c_long
+    lib.panel_size.restype = lib.room.restype = c_long
     return lib
 
 
@@ -130,6 +134,7 @@ class NativeModel:
 
     def __init__(self, model: NumpyTransformer, int8: bool = False, threads: int | None = None) -> None:
         self.lib, self.int8 = library(), int8
+        self.side = self.lib.panel_size(1, 1)  # rows in a panel
         self.vocab_size, self.block_size, self.reads_on = model.vocab_size, model.block_size, model.reads_on
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
@@ -150,6 +155,7 @@ class NativeModel:
                 too_many = reader.length + len(tokens)
                 raise ValueError(f"{too_many} tokens do not fit in a context of block_size {self.block_size}")
             check_ids(tokens, self.vocab_size)
+            reader.make_room(min(reader.length + len(tokens), self.block_size))
         texts = [(reader, list(tokens), reader.length) for reader, tokens in zip(readers, new, strict=True)]
         # Last tokens last: theirs are the scores that are wanted. Keys and values of all are there before anyone looks.
         todo = [(r, token, start + i) for r, tokens, start in texts for i, token in enumerate(tokens[:-1])]
@@ -158,9 +164,9 @@ class NativeModel:
         if self.space.size < (need := self.lib.room(ctypes.byref(self.model), n, self.threads)):
             self.space = np.empty(need, np.float32)
         ids, places = (c_int * n)(*(token for _, token, _ in todo)), (c_int * n)(*(place for *_, place in todo))
-        keys, values = (c_void_p * n)(*(r.where[0] for r, *_ in todo)), (c_void_p * n)(*(r.where[1] for r, *_ in todo))
+        memories = (c_void_p * n)(*(reader.where for reader, *_ in todo))
         self.lib.forward(
-            ctypes.byref(self.model), n, ids, places, keys, values, len(texts),
+            ctypes.byref(self.model), n, ids, places, memories, len(texts),
             c_void_p(scores.ctypes.data), c_void_p(self.space.ctypes.data), self.threads,
         )  # fmt: skip
         for reader, tokens, start in texts:
@@ -214,14 +220,14 @@ class NativeModel:
         rows, cols = weight.shape
         steps = [c_long(step // weight.itemsize) for step in weight.strides]
         source, size = c_void_p(weight.ctypes.data), self.lib.panel_size(rows, cols)
-        shape = dict(rows=rows, cols=cols, bias=None if bias is None else self._keep(bias))
+        shape = dict(rows=rows, cols=cols, bias=None if bias is None else self._keep(np.pad(bias, (0, -rows % self.side))))
         if not self.int8:
             f = self._room(size, np.float32)
             self.lib.pack(source, *steps, rows, cols, c_void_p(f), self.cores)
             return _Matrix(f=f, **shape)
         if not np.isfinite(weight.sum()):  # rounding would hide it
             raise ValueError("the model's weights are not finite numbers; they are damaged")
-        q, scale = self._room(size, np.int8), self._room(rows, np.float32)
+        q, scale = self._room(size, np.int8), self._room(rows + -rows % self.side, np.float32)
         self.lib.pack_int8(source, *steps, rows, cols, c_void_p(q), c_void_p(scale), self.cores)
         return _Matrix(q=q, scale=scale, **shape)
 
@@ -236,13 +242,32 @@ class NativeModel:
 
 
 class NativeReader:
-    """A text that is written: what was read so far."""
+    """A text that is written: what was read so far. Its memory grows with it."""
 
     def __init__(self, model: NativeModel) -> None:
         self.native, self.block_size, self.reads_on, self.length = model, model.block_size, model.reads_on, 0
-        sizes = [function(ctypes.byref(model.model)) for function in (model.lib.all_keys, model.lib.all_values)]
-        self.keys, self.values = (np.empty(size, np.float32) for size in sizes)
-        self.where = self.keys.ctypes.data, self.values.ctypes.data
+        self.places = 0  # that there is room for
+        self.keys, self.values = self._room()
+        self.memory = _Memory()
+        self.where = ctypes.addressof(self.memory)
+
+    def make_room(self, places: int) -> None:
+        """Have room for so many places: at least twice as many as before."""
+        if places <= self.places:
+            return
+        before, keys, values = self.places, self.keys, self.values
+        self.places = min(self.block_size, max(-(-places // FIRST_PLACES) * FIRST_PLACES, 2 * before))
+        self.keys, self.values = self._room()
+        self.keys[:, : keys.shape[1]], self.values[:, :, :before] = keys, values
+        self.memory.keys, self.memory.values = self.keys.ctypes.data, self.values.ctypes.data
+        self.memory.places = self.places
+
+    def _room(self) -> tuple[Array, Array]:
+        """Keys and values of all heads, in the panels of native.c: rows of places, and rows of channels."""
+        m, side = self.native.numpy, self.native.side
+        heads, hs = m.n_layer * m.n_head, m.n_embd // m.n_head
+        keys, values = (heads, -(-self.places // side), hs, side), (heads, -(-hs // side), self.places, side)
+        return np.empty(keys, np.float32), np.empty(values, np.float32)
 
     def forget(self) -> None:
         self.length = 0

@@ -25,7 +25,7 @@ def pick(
     logits = _penalised(logits, config, seen)
     if _is_greedy(config):
         return logits.argmax(-1).tolist()
-    return [draw(probs, rng) for probs, rng in zip(_distribution(logits, config), rngs, strict=True)]
+    return draw(_distribution(logits, config), rngs)
 
 
 def probabilities(logits: np.ndarray, config: SampleConfig, seen: Set[int] = frozenset()) -> np.ndarray:
@@ -43,10 +43,11 @@ def probabilities(logits: np.ndarray, config: SampleConfig, seen: Set[int] = fro
     return _distribution(logits, config)[0]
 
 
-def draw(probs: np.ndarray, rng: np.random.Generator) -> int:
-    """Pick an id: the first whose cumulative probability exceeds a random number from [0, 1). probs (V,)."""
-    cumulative = np.cumsum(probs)
-    return int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
+def draw(probs: np.ndarray, rngs: Sequence[np.random.Generator]) -> list[int]:
+    """Pick ids: the first whose cumulative probability exceeds a random number from [0, 1). probs (N, V) -> N ids."""
+    cumulative = probs.cumsum(-1)
+    numbers = np.array([rng.random() for rng in rngs])
+    return (cumulative > numbers[:, None] * cumulative[:, -1:]).argmax(-1).tolist()
 
 
 def _is_greedy(config: SampleConfig) -> bool:

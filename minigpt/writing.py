@@ -90,7 +90,7 @@ class Text:
     def _more(self, text: str) -> list[Piece]:
         if not text:
             return []
-        self._waiting.append(self._open._replace(text=text))
+        self._waiting.append(Piece(text, self._open.ids, self._open.logprobs))
         self._open = Piece("", [], [])
         if not self.stop:
             return self._give(len(self._waiting))
