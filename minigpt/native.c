@@ -125,10 +125,13 @@ static inline void times_one(const float *f, const int8_t *q, const float *x, in
     *(Floats *)(out + LANES) = b + b2;
 }
 
-/* A panel times several tokens: x (TOGETHER, cols) -> out (TOGETHER, SIDE). */
-static inline void times_several(const float *f, const int8_t *q, const float *x, int cols, float *out) {
+/* A panel times several tokens: x (TOGETHER, cols) -> out (TOGETHER, SIDE). Meanwhile the cache fetches what comes next, so
+   many bytes a column: the memory is idle while a panel is multiplied again and again. */
+static inline void times_several(const float *f, const int8_t *q, const float *x, int cols, float *out, const char *next,
+                                 long bytes) {
     Floats a[TOGETHER] = {0}, b[TOGETHER] = {0};
     for (int c = 0; c < cols; c++) {
+        __builtin_prefetch(next + c * bytes, 0, 2);
         Floats left = weights(f, q, (long)c * SIDE), right = weights(f, q, (long)c * SIDE + LANES);
         for (int i = 0; i < TOGETHER; i++) {
             a[i] += left * x[(long)i * cols + c];
@@ -171,19 +174,23 @@ static inline void finish(const Matrix *m, int r, float *restrict y, float *rest
 
 /* x (n, cols) Wᵀ + bias, into out (n, rows). */
 static void multiply(const Matrix *m, const float *x, float *out, int n, Then then) {
-    int cols = m->cols, rows = m->rows;
+    int cols = m->cols, rows = m->rows, size = m->f ? SIDE * sizeof(float) : SIDE; /* bytes of a column of a panel */
 #pragma omp for schedule(static)
     for (int p = 0; p < PANELS(rows); p++) {
         const float *f = m->f ? m->f + (long)p * SIDE * cols : 0;
         const int8_t *q = m->q + (long)p * SIDE * cols;
+        const char *next = (f ? (const char *)f : (const char *)q) + (long)size * cols; /* panel */
+        long each = size * TOGETHER / n;                                                /* of its columns, for some tokens */
         float y[TOGETHER * SIDE];
         for (int i = 0, several; i < n; i += several) {
+            const float *from = x + (long)i * cols;
             several = n - i < TOGETHER ? 1 : TOGETHER;
-            if (several > 1 && f) times_several(f, 0, x + (long)i * cols, cols, y);
-            else if (several > 1) times_several(0, q, x + (long)i * cols, cols, y);
-            else if (f) times_one(f, 0, x + (long)i * cols, cols, y);
-            else times_one(0, q, x + (long)i * cols, cols, y);
+            if (several > 1 && f) times_several(f, 0, from, cols, y, next, each);
+            else if (several > 1) times_several(0, q, from, cols, y, next, each);
+            else if (f) times_one(f, 0, from, cols, y);
+            else times_one(0, q, from, cols, y);
             for (int j = 0; j < several; j++) finish(m, p * SIDE, y + j * SIDE, out + (long)(i + j) * rows + p * SIDE, then);
+            next += each * cols;
         }
     }
 }
