@@ -10,6 +10,7 @@ Next: lock.py
 import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import unicodedata
@@ -243,6 +244,23 @@ def map_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, A
         data = np.memmap(file, np.uint8, "r", offset=8 + length)
     places = {name: slice(*header[name]["data_offsets"]) for name in expected}
     return {name: data[place].view("<f4").reshape(expected[name]) for name, place in places.items()}
+
+
+def unload(array: Any) -> None:
+    """Give the memory of an array of map_tensors, or of its transpose, back to the system.
+
+    Whoever looks at it again reads the file again. Other arrays, and systems that know no such thing, stay as they are.
+    """
+    import numpy as np
+
+    file = array
+    while isinstance(file, np.ndarray):
+        file = file.base
+    if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        begin = array.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
+        first, past = -(-begin // mmap.PAGESIZE), (begin + array.nbytes) // mmap.PAGESIZE  # whole pages, of this array alone
+        if past > first:
+            file.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (past - first) * mmap.PAGESIZE)
 
 
 @contextmanager

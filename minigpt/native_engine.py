@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from .cores import cores
-from .files import cache_folder
+from .files import cache_folder, unload
 from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer, check_ids
 
 SOURCE = Path(__file__).with_name("native.c")
@@ -224,11 +224,13 @@ class NativeModel:
         if not self.int8:
             f = self._room(size, np.float32)
             self.lib.pack(source, *steps, rows, cols, c_void_p(f), self.cores)
+            unload(weight)
             return _Matrix(f=f, **shape)
         if not np.isfinite(weight.sum()):  # rounding would hide it
             raise ValueError("the model's weights are not finite numbers; they are damaged")
         q, scale = self._room(size, np.int8), self._room(rows + -rows % self.side, np.float32)
         self.lib.pack_int8(source, *steps, rows, cols, c_void_p(q), c_void_p(scale), self.cores)
+        unload(weight)
         return _Matrix(q=q, scale=scale, **shape)
 
     def _room(self, size: int, dtype: type) -> int:

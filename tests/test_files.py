@@ -1,8 +1,11 @@
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from minigpt import files
 
@@ -204,3 +207,24 @@ def test_nothing_is_written_through_a_link_that_somebody_laid(tmp_path):
     assert (folder / "a.txt").read_bytes() == (folder / "b" / "c").read_bytes() == b"mine"
     assert victim.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "victim"]
+
+
+def resident(what: str) -> int:
+    """Bytes of the memory of this process that are `what`: RssAnon or RssFile."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(what)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell how much memory is used")
+def test_arrays_that_were_looked_at_can_be_unloaded_and_looked_at_again(tmp_path):
+    tensors = {name: np.random.default_rng(i).normal(size=(1000, 4001)).astype(np.float32) for i, name in enumerate("ab")}
+    save_file(tensors, tmp_path / "w.safetensors")
+    arrays = files.map_tensors(tmp_path / "w.safetensors", dict.fromkeys(tensors, (1000, 4001)))
+    sums = {name: array.sum() for name, array in arrays.items()}
+    before = resident("RssFile")
+    files.unload(arrays["a"].T)
+    files.unload(tensors["b"])  # no file is behind it
+    assert before - resident("RssFile") == pytest.approx(16e6, rel=0.01)
+    for name, array in arrays.items():
+        assert array.sum() == sums[name]
+        np.testing.assert_array_equal(array, tensors[name])
