@@ -235,6 +235,7 @@ class Run:
         for old in steps:
             if old != path and old not in earlier[-KEPT + 1 :]:
                 remove_folder(old)
+        self._check_here()  # still: what was removed last could be in a folder that is elsewhere by now
 
     def _forget_later(self) -> None:
         """Leave out of the logs what came after this state: it will be measured and written again."""
