@@ -45,7 +45,8 @@ class Text:
         self.pieces: list[Piece] = []  # that are certain
         self.ended = ""  # later "length" or "stop"
         self._decode = tokenizer.decoder()
-        self._open = Piece("", [], [])  # tokens that are no whole character yet
+        self._ids: list[int] = []  # of tokens that are no whole character yet
+        self._logprobs: list[float] = []
         self._waiting: list[Piece] = []  # perhaps the beginning of a stop string
 
     @property
@@ -74,9 +75,9 @@ class Text:
         """Go on by a token -> the pieces that are certain now. `ended` says if that was the last."""
         if step.token in self.stop_ids:
             return self.end("stop")
-        self._open.ids.append(step.token)
+        self._ids.append(step.token)
         if self.keeps_logprobs:
-            self._open.logprobs.append(step.logprob)
+            self._logprobs.append(step.logprob)
         return self._more(self._decode(step.token))
 
     def end(self, why: str = "length") -> list[Piece]:
@@ -90,10 +91,12 @@ class Text:
     def _more(self, text: str) -> list[Piece]:
         if not text:
             return []
-        self._waiting.append(Piece(text, self._open.ids, self._open.logprobs))
-        self._open = Piece("", [], [])
+        piece = Piece(text, self._ids, self._logprobs)
+        self._ids, self._logprobs = [], []
         if not self.stop:
-            return self._give(len(self._waiting))
+            self.pieces.append(piece)
+            return [piece]
+        self._waiting.append(piece)
         held = "".join(piece.text for piece in self._waiting)
         if found := [held.find(s) for s in self.stop if s in held]:
             self.ended = "stop"
