@@ -6,6 +6,7 @@ Read the files in this order; each imports only files above it.
     hf          the same models in transformers' terms
     files       files that are never half written, and doubt about what is read
     lock        one owner at a time
+    signals     Ctrl-C and SIGTERM: what is given up at once, and how a program ends then
     cores       how many processors this process may use
     tokenizer   text <-> ids: characters or bytes
     saved       a run that is opened, with doubt and without torch
@@ -41,12 +42,11 @@ Read the files in this order; each imports only files above it.
     check       fourteen questions to a model, and the likely cause where one fails
     profile     where the time of a step goes, operation by operation
     doctor      does this device compute what it should?
-    signals     Ctrl-C and SIGTERM while no model is trained
     program     how a program begins and ends: flags, mistakes in plain words, exit codes
     console     what a person sees: the architecture, progress, the end
-    cli         minigpt train | plan | generate | eval | info | explain | check | doctor | ladder
+    cli         minigpt train | plan | generate | chat | novelty | eval | info | explain | check | doctor | ladder
 
-    commands/   what a person can ask for: train, use, learn; only cli imports them
+    commands/   what a person can ask for: train, write, measure, learn; only cli imports them
     ladder/     the rungs trained, measured, compared and broken; nothing above imports it
 """
 

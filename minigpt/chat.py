@@ -25,18 +25,17 @@ HELP = """\
 /undo            take back the last turn
 /clear           begin with an empty text
 /text            show the whole text
-/stop TEXT       end an answer before this (\\n is a new line); /stop alone: nothing ends it but its length
+/stop TEXT       end an answer before this (now {stop}; \\n is a new line); /stop alone: nothing ends it but its length
 /NAME VALUE      change a setting: {settings}
 /help, /quit     this; the end (also Ctrl-D). Ctrl-C stops an answer"""
 
 
 @dataclass
 class Turn:
-    """What you wrote, what it wrote, and how often it has tried."""
+    """What you wrote, and what it wrote."""
 
     yours: str
     its: str = ""
-    attempts: int = 1
 
 
 class Chat:
@@ -45,6 +44,7 @@ class Chat:
     def __init__(self, model: Any, tokenizer: Tokenizer, config: SampleConfig, stop: Sequence[str] = ("\n\n",)) -> None:
         self.model, self.tokenizer, self.config, self.stop = model, tokenizer, config, tuple(stop)
         self.turns: list[Turn] = []
+        self.answers = 0  # so far, those that were taken back too: each has random numbers of its own
         self.over = False
 
     @property
@@ -66,8 +66,8 @@ class Chat:
             yield from self._write()
 
     def _write(self) -> Iterator[str]:
-        turn = self.turns[-1]
-        sample = sum(one.attempts for one in self.turns) - 1  # random numbers of its own for every answer
+        turn, sample = self.turns[-1], self.answers
+        self.answers += 1
         for piece in write(self.model, self.tokenizer, self.text, self.config, sample, self.stop):
             turn.its += piece
             yield piece
@@ -75,7 +75,7 @@ class Chat:
     def _obey(self, name: str, value: str) -> Iterator[str]:
         name = name.replace("-", "_")
         if name in {f.name for f in fields(SampleConfig)}:
-            self.config = replace(self.config, **{name: _number(name, value)})
+            self.config = replace(self.config, **{name: _value(name, value)})
             yield f"{name} is {getattr(self.config, name)}"
         elif name in ("retry", "edit", "undo") and not self.turns:
             raise ValueError("nothing was written yet")
@@ -84,7 +84,7 @@ class Chat:
             if name == "edit":
                 self.tokenizer.encode(value)
                 turn.yours = value
-            turn.its, turn.attempts = "", turn.attempts + 1
+            turn.its = ""
             yield from self._write()
         elif name == "undo":
             self.turns.pop()
@@ -101,7 +101,8 @@ class Chat:
             self.over = True
         elif name == "help":
             settings = ", ".join(f"{key} {value}" for key, value in asdict(self.config).items())
-            yield HELP.format(settings=settings)
+            stop = " or ".join(text.replace("\n", "\\n") for text in self.stop) or "nothing"
+            yield HELP.format(settings=settings, stop=stop)
         else:
             known = ["retry", "edit", "undo", "clear", "text", "stop", "quit", "help", *asdict(self.config)]
             close = difflib.get_close_matches(name, known, 1)
@@ -110,10 +111,9 @@ class Chat:
             )
 
 
-def _number(name: str, value: str) -> Any:
-    """The value of a setting, by its declaration."""
-    kind = get_type_hints(SampleConfig)[name]
+def _value(name: str, value: str) -> Any:
+    """The value of a setting, by its declaration; what is none stays as it is, and SampleConfig says what it must be."""
     try:
-        return kind(value)
+        return get_type_hints(SampleConfig)[name](value)
     except ValueError:
-        raise ValueError(f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number") from None
+        return value

@@ -131,7 +131,7 @@ class DataConfig:
         except (LookupError, ValueError):  # ValueError: what cannot even be looked up
             is_text = False
         wanted = "a text encoding: utf-8, latin-1, cp1252, utf-16, ..."
-        return "" if is_text else f"encoding is {_shown(self.encoding)}; it must be {wanted}"
+        return "" if is_text else f"encoding is {shown(self.encoding)}; it must be {wanted}"
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def check(config: Any, relations: Mapping[tuple[str, ...], Callable[[], str]] = 
         if value is None and type(None) in kinds:
             continue
         if fault := _fault(value, kinds, f.metadata):
-            faults[f.name] = f"{f.name} is {_shown(value)}; it must be {fault}"
+            faults[f.name] = f"{f.name} is {shown(value)}; it must be {fault}"
     for names, relation in relations.items():
         if not faults.keys() & set(names) and (fault := relation()):
             faults[names[0]] = fault
@@ -241,7 +241,7 @@ def _fault(value: Any, kinds: tuple[type, ...], about: Any) -> str:
     return ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a sentence: not longer than a sentence."""
     try:
         text = repr(value)

@@ -4,7 +4,7 @@ A device that computes wrongly does not say so. The loss falls, only less far, a
 is trusted: two small models, the same weights and batches, and beside it the processor, in float32 and without the
 shortcuts of speed.py. Rounding is expected; what is more than rounding is a fault.
 
-Next: signals.py
+Next: program.py
 """
 
 import contextlib

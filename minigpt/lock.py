@@ -2,7 +2,7 @@
 
 The system keeps the lock and lets go when the process ends, however it ends: after a kill nothing is left to clean up.
 
-Next: cores.py
+Next: signals.py
 """
 
 import errno

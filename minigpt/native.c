@@ -68,6 +68,18 @@ typedef enum { SET, ADD, GELU, SILU, TIMES } Then; /* what becomes of a product 
 /* Numbers in the panels of a matrix. */
 long panel_size(int rows, int cols) { return (long)PANELS(rows) * SIDE * cols; }
 
+/* 1 if all n numbers are finite. By their bits, for this file is compiled as if there was nothing else. */
+int all_finite(const float *x, long n, int threads) {
+    int strange = 0;
+#pragma omp parallel for num_threads(threads) reduction(| : strange)
+    for (long i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        strange |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return !strange;
+}
+
 /* Lay W (rows, cols) out in panels; a step down or right in it is `down` or `right` numbers. Rows that fill up are 0. */
 void pack(const float *w, long down, long right, int rows, int cols, float *out, int threads) {
 #pragma omp parallel for num_threads(threads)

@@ -130,7 +130,7 @@ def _processor() -> str:
 
 
 class NativeModel:
-    """A GPT-2 or a Qwen3 that reads on in C. Raises NoCompiler where that cannot be, ValueError for int8 of NaN."""
+    """A GPT-2 or a Qwen3 that reads on in C. Raises NoCompiler where that cannot be, ValueError for weights that are NaN."""
 
     def __init__(self, model: NumpyTransformer, int8: bool = False, threads: int | None = None) -> None:
         self.lib, self.int8 = library(), int8
@@ -176,6 +176,9 @@ class NativeModel:
     def _describe(self, m: NumpyTransformer) -> _Model:
         t, modern = m.tensors, isinstance(m, NumpyQwen3)
         keep = self._keep
+        for array in map(np.ascontiguousarray, t.values()):  # C would hide what is not
+            if not self.lib.all_finite(c_void_p(array.ctypes.data), c_long(array.size), self.cores):
+                raise ValueError("the model's weights are not finite numbers; they are damaged")
         if isinstance(m, NumpyQwen3):
             layers = [self._qwen3_layer(t, f"layers.{i}") for i in range(m.n_layer)]
             outer = {"tok_emb": keep(t["embed_tokens.weight"]), "norm": keep(t["norm.weight"]),
@@ -226,8 +229,6 @@ class NativeModel:
             self.lib.pack(source, *steps, rows, cols, c_void_p(f), self.cores)
             unload(weight)
             return _Matrix(f=f, **shape)
-        if not np.isfinite(weight.sum()):  # rounding would hide it
-            raise ValueError("the model's weights are not finite numbers; they are damaged")
         q, scale = self._room(size, np.int8), self._room(rows + -rows % self.side, np.float32)
         self.lib.pack_int8(source, *steps, rows, cols, c_void_p(q), c_void_p(scale), self.cores)
         unload(weight)

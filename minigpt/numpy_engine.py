@@ -70,9 +70,10 @@ class NumpyTransformer(NumpyModel):
 
     def read(self, tokens: Sequence[int]) -> Array:
         check_ids(tokens, self.vocab_size)
-        start, self.length = self.length, self.length + len(tokens)
-        if self.length > self.block_size and not (self.reads_on and len(tokens) == 1):
-            raise ValueError(f"{self.length} tokens do not fit in a context of block_size {self.block_size}")
+        start, length = self.length, self.length + len(tokens)
+        if length > self.block_size and not (self.reads_on and len(tokens) == 1):
+            raise ValueError(f"{length} tokens do not fit in a context of block_size {self.block_size}")
+        self.length = length
         if not self.keys.size:
             self.make_cache()
         x = self.embed(np.asarray(tokens), start)  # (T, C)
@@ -201,7 +202,9 @@ class NumpyQwen3(NumpyTransformer):
 
 
 def check_ids(tokens: Sequence[int], vocab_size: int) -> None:
-    """Raise ValueError for a token that the model does not have; NumPy would count from the end, and C read anything."""
+    """Raise ValueError for no token, or one that the model has not; NumPy would count from the end, and C read anything."""
+    if not len(tokens):
+        raise ValueError("there is no token to read")
     if not all(0 <= token < vocab_size for token in tokens):
         strange = next(token for token in tokens if not 0 <= token < vocab_size)
         raise ValueError(f"there is no token {strange}; this model has 0 to {vocab_size - 1}")

@@ -21,7 +21,7 @@ from typing import Any, TextIO, get_args, get_type_hints
 
 import click
 
-from .config import RECIPES
+from .config import RECIPES, shown
 from .cores import others_compute
 from .files import without_controls
 from .signals import end_undisturbed, quit_in_order
@@ -64,37 +64,40 @@ def say(message: str) -> None:
 # ---- flags from fields -------------------------------------------------------------------------------------------------
 
 
-def flags(*configs: type, leave_out: Sequence[str] = (), by_size: bool = False) -> Callable[[Any], Any]:
-    """Give a command a flag for each field of the configs. A flag that was not given arrives as None."""
+def flags(*configs: type, leave_out: Sequence[str] = (), by_size: bool = False, **defaults: Any) -> Callable[[Any], Any]:
+    """Give a command a flag for each field of the configs. A flag that was not given arrives as None.
+
+    defaults: what the command takes then, where that is not the default of the field.
+    """
 
     def add(command: Any) -> Any:
         for config in reversed(configs):
             hints = get_type_hints(config)
             for f in reversed(fields(config)):
                 if f.name not in leave_out:
-                    _flag(f, hints[f.name], by_size)(command)
+                    _flag(f, hints[f.name], by_size, defaults.get(f.name, f.default))(command)
         return command
 
     return add
 
 
-def _flag(f: Any, hint: Any, by_size: bool) -> Callable[[Any], Any]:
+def _flag(f: Any, hint: Any, by_size: bool, default: Any) -> Callable[[Any], Any]:
     about, kind = f.metadata, (get_args(hint) or (hint,))[0]
     text = about["help"]
     if about["choices"]:
         text += f": {', '.join(about['choices'])}"
     if by_size and any(f.name in recipe for recipe in RECIPES.values()):
         text += "  [default: by size]"
-    elif f.default is not None:
-        text += f"  [default: {f.default}]"
+    elif default is not None:
+        text += f"  [default: {default}]"
     envvar = "MINIGPT_MAX_ITERS" if f.name == "max_iters" else None
     metavar = {int: "N", float: "X", str: "TEXT"}[kind]
     name = f"--{f.name.replace('_', '-')}"
-    return click.option(name, type=_Value(kind), default=None, metavar=metavar, help=text, envvar=envvar, show_envvar=True)
+    return click.option(name, type=Value(kind), default=None, metavar=metavar, help=text, envvar=envvar, show_envvar=True)
 
 
-class _Value(click.ParamType):
-    """The value of a field. What is none stays as it is written: the config will name it, with all others that are wrong."""
+class Value(click.ParamType):
+    """A number or a text. What is none stays as it is written: whoever checks them says what is wrong with all."""
 
     name = "value"
 
@@ -125,8 +128,19 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         close = difflib.get_close_matches(str(value), allowed, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise click.UsageError(f"{name} is {value!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}.{hint}")
+        raise click.UsageError(f"{name} is {shown(value)}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}.{hint}")
     return value
+
+
+@contextmanager
+def or_drop():
+    """An unknown character: this command has a flag for that, and says so."""
+    from .tokenizer import UnknownCharacter
+
+    try:
+        yield
+    except UnknownCharacter as error:
+        raise ValueError(f"{error}, or use --unknown drop") from None
 
 
 def choose_device(name: str) -> str:
@@ -141,7 +155,9 @@ def choose_device(name: str) -> str:
     if name == "cuda" and len(there) > 1 and "cuda:0" in there:
         return name
     if name not in there:
-        raise click.UsageError(f"there is no device {name!r} here; there is {', '.join(there)}, and auto takes the best")
+        raise click.UsageError(
+            f"there is no device {shown(name)} here; there is {', '.join(there)}, and auto takes the best"
+        )
     return name
 
 

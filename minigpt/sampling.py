@@ -100,5 +100,10 @@ def _leave_the_top(probs: np.ndarray, top_p: float) -> None:
 
 
 def random_generator(seed: int, sample: int = 0) -> np.random.Generator:
-    """The random numbers of one text: the same for the same seed and sample number, alone or among others."""
+    """The random numbers of one text: the same for the same seed and sample number, alone or among others.
+
+    Raises ValueError for numbers that are not below 2^64.
+    """
+    if not (0 <= seed < 2**64 and 0 <= sample < 2**64):
+        raise ValueError(f"seed is {seed} and sample is {sample}; both must be whole numbers from 0 to {2**64 - 1:,}")
     return np.random.Generator(np.random.Philox(key=(sample << 64) + seed))

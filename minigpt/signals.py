@@ -3,7 +3,7 @@
 Light, so that it is there before anything else is loaded. In a training they wait for the end of the step (console.py), but
 for what takes long and leaves nothing behind when it is given up: that is interruptible().
 
-Next: program.py
+Next: cores.py
 """
 
 import os

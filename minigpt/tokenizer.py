@@ -41,7 +41,7 @@ class UnknownCharacter(ValueError):
     def __init__(self, char: str, position: int, vocab_size: int) -> None:
         super().__init__(
             f"the character {char!r} (U+{ord(char):04X}) at position {position:,} is not among the {vocab_size} that this "
-            f"model knows; leave it out, or use --unknown drop"
+            f"model knows; leave it out"
         )
         self.char, self.position, self.vocab_size = char, position, vocab_size
 

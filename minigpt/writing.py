@@ -101,7 +101,9 @@ class Text:
         if found := [held.find(s) for s in self.stop if s in held]:
             self.ended = "stop"
             return self._give_up_to(min(found))
-        waiting = max((n for s in self.stop for n in range(1, len(s)) if held.endswith(s[:n])), default=0)
+        waiting = max(
+            (n for s in self.stop for n in range(1, min(len(s), len(held) + 1)) if held.endswith(s[:n])), default=0
+        )
         count = length = 0
         while count < len(self._waiting) and length + len(self._waiting[count].text) <= len(held) - waiting:
             length += len(self._waiting[count].text)

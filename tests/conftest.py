@@ -81,6 +81,17 @@ def shakespeare() -> Path:
     return path.absolute()
 
 
+@pytest.fixture(scope="session")
+def compiler() -> list[str]:
+    """The command of a C compiler. Where there is one, native.c has to compile."""
+    from minigpt.native_engine import NoCompiler, find_compiler
+
+    try:
+        return find_compiler()
+    except NoCompiler as error:
+        pytest.skip(str(error))
+
+
 class Result(NamedTuple):
     code: int
     out: str

@@ -51,7 +51,7 @@ def test_settings_are_changed_checked_and_told(chat):
     assert say(chat, "/temperature 0") == "temperature is 0.0"
     assert say(chat, "/max-new-tokens 3") == "max_new_tokens is 3"
     assert len(say(chat, "a")) == 3
-    for line, words in (("/temperature hot", "'hot'; it must be a number"), ("/top_k 1.5", "whole number"),
+    for line, words in (("/temperature hot", "'hot'; it must be a number from 0 to 100"), ("/top_k 1.5", "whole number"),
                         ("/temperature -1", "from 0 to 100"), ("/temprature 1", "did you mean /temperature"),
                         ("/xyzzy", "/help")):  # fmt: skip
         with pytest.raises(ValueError, match=words):
@@ -69,6 +69,7 @@ def test_taking_back_and_beginning_anew(chat):
     assert chat.text == before
     say(chat, "/clear")
     assert chat.text == ""
+    assert "abc" + say(chat, "abc") != before  # every answer has random numbers of its own
 
 
 def test_an_unknown_character_changes_nothing(chat):
@@ -88,6 +89,9 @@ def test_stop_ends_an_answer_help_tells_and_quit_ends(chat):
     assert "after max_new_tokens" in say(chat, "/stop")
     assert "/retry" in say(chat, "/help")
     assert "temperature 1.0" in say(chat, "/help")
+    assert "now nothing;" in say(chat, "/help")
+    say(chat, "/stop \\n")
+    assert "now \\n;" in say(chat, "/help")
     assert not chat.over
     say(chat, "/quit")
     assert chat.over

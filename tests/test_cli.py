@@ -451,6 +451,17 @@ def test_each_character_is_coloured_by_how_likely_it_was(run_cli, trained, writt
     assert int(colours[0][0]) == expected[0]
 
 
+@pytest.mark.parametrize("flags", [[], ["--show-probs"], ["--json"], ["--no-stream"]], ids=str)
+def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(trained, flags):
+    command = [sys.executable, "-m", "minigpt", "generate", trained, "--max-new-tokens", 3000, "--num-samples", 200, *flags]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(list(map(str, command)), env=os.environ | {"FORCE_COLOR": "1"}, **pipes) as process:
+        assert len(process.stdout.read(5)) == 5
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_without_a_terminal_colours_are_left_out_and_that_is_told(run_cli, trained, written, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     result = run_cli("generate", trained, "--max-new-tokens", 40, "--show-probs")
@@ -467,14 +478,16 @@ def test_a_conversation(run_cli, trained):
 
 def test_novelty_is_told_and_goes_into_the_card(run_cli, run):
     for _ in range(2):  # the second one replaces what the first one wrote
-        result = run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 100)
+        result = run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 100, "--seed", 1234567)
         assert (result.code, result.err) == (0, "")
         verdict = result.out.splitlines()[-1]
         card = (run / "README.md").read_text()
-        assert "(200 characters in 2 texts; temperature 1," in verdict
+        assert "(200 characters in 2 texts; max_new_tokens 100, temperature 1.0," in verdict
+        assert "seed 1234567, weights float32.)" in verdict
         assert card.count(f"## Is it quoting?\n\n{verdict}\n\n## What it writes\n") == 1
         assert card.count("## Is it quoting?") == 1
-    figures = json.loads(run_cli("novelty", run, "--num-samples", 2, "--max-new-tokens", 100, "--json").out)
+    same = ("--num-samples", 2, "--max-new-tokens", 100, "--seed", 1234567)
+    figures = json.loads(run_cli("novelty", run, *same, "--json").out)
     assert f"{figures['verdict']} {figures['how']}" == verdict
 
 

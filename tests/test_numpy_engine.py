@@ -131,3 +131,14 @@ def test_it_needs_no_torch():
     tree = ast.parse(Path(numpy_engine.__file__).read_text())
     imported = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)}
     assert not any("torch" in line or "from ." in line for line in imported)
+
+
+@pytest.mark.parametrize("arch", ["gpt", "modern"])
+def test_what_is_refused_changes_nothing(arch):
+    model = both(arch, SHAPES[0])[1]
+    expected = model.reader().read([1])
+    reader = model.reader()
+    for wrong in ([1] * 17, [], [11], [-1]):
+        with pytest.raises(ValueError, match=r"do not fit|no token"):
+            reader.read(wrong)
+    np.testing.assert_array_equal(reader.read([1]), expected)

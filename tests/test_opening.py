@@ -62,24 +62,16 @@ def test_every_engine_writes_the_same_text(runs, arch):
     assert text(open_run(runs[arch])) == expected
 
 
-def test_what_is_chosen_is_told(runs):
+def test_what_is_chosen_is_told(runs, compiler):
     assert open_run(runs["gpt"], "torch").engine == "torch, float32, cpu"
     assert open_run(runs["bigram"]).engine == "numpy, float32"
-    try:
-        native_engine.library()
-    except NoCompiler:
-        pytest.skip("no compiler")
     opened = open_run(runs["modern"])
     assert (type(opened.model), opened.engine) == (NativeModel, "native, float32, 1 thread")
     opened = open_run(runs["gpt"], dtype="int8")
     assert (opened.model.int8, opened.engine) == (True, "native, int8, 1 thread")
 
 
-def test_on_a_busy_machine_one_thread_is_used(run, monkeypatch):
-    try:
-        native_engine.library()
-    except NoCompiler:
-        pytest.skip("no compiler")
+def test_on_a_busy_machine_one_thread_is_used(run, monkeypatch, compiler):
     monkeypatch.setattr(native_engine, "SMALL", 0)
     assert open_run(run).engine == "native, float32, 2 threads"
     monkeypatch.setattr(opening, "others_compute", lambda: True)
@@ -217,7 +209,7 @@ def plain(arch: str):
 
 @pytest.mark.parametrize("engine", ["torch", "numpy", "native"])
 @pytest.mark.parametrize("arch", ["gpt", "modern", "bigram"])
-def test_500_greedy_tokens_after_20_prompts_are_those_of_the_plain_forward_pass(arch, engine):
+def test_500_greedy_tokens_after_20_prompts_are_those_of_the_plain_forward_pass(arch, engine, request):
     """And the scores of one text are, within 1e-4."""
     ours, texts, scores = plain(arch)
     if engine != "torch":
@@ -226,10 +218,8 @@ def test_500_greedy_tokens_after_20_prompts_are_those_of_the_plain_forward_pass(
     if engine == "native":
         if arch == "bigram":
             pytest.skip("a table gains nothing from C")
-        try:
-            ours = NativeModel(ours)
-        except NoCompiler as error:
-            pytest.skip(str(error))
+        request.getfixturevalue("compiler")
+        ours = NativeModel(ours)
     config = SampleConfig(max_new_tokens=500, temperature=0)
     for text in texts[1:]:
         assert list(generate(ours, text[:16], config)) == text[16:]

@@ -199,7 +199,8 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
         (["generate", "run", "--unknown", "skip"], ["unknown", "'skip'", "error or drop"]),
         (["generate", "run", "--num-samples", "0"], ["num_samples", "0"]),
         (["generate", "run", "--num-samples", "-3"], ["num_samples", "-3"]),
-        (["generate", "run", "--num-samples", "two"], ["--num-samples", "'two'"]),
+        (["generate", "run", "--num-samples", "two"], ["num_samples", "'two'", "whole number from 1 to 1,000,000"]),
+        (["generate", "run", "--num-samples", "9" * 5000], ["num_samples", "from 1 to 1,000,000"]),
         (["generate", "run", "--stop", ""], ["--stop"]),
         (["generate", "run", "--device", "toaster"], ["'toaster'", "cpu"]),
         (["generate", "run", "--engine", "numpi"], ["engine", "'numpi'", "Did you mean numpy?"]),
@@ -208,7 +209,7 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
         (["generate", "run", "--dtype", "int8", "--engine", "torch"], ["int8", "native"]),
         (["generate", "run", "--stop-id", "99"], ["stop_id", "99", "from 0 to "]),
         (["generate", "run", "--stop-id", "-1"], ["stop_id", "-1", "from 0 to "]),
-        (["generate", "run", "--stop-id", "x"], ["--stop-id", "'x'"]),
+        (["generate", "run", "--stop-id", "x"], ["stop_id", "'x'", "whole number from 0 to "]),
         (["generate", "run", "--prompt-file", "nowhere.txt"], ["nowhere.txt"]),
         (["generate", "run", "--prompt-file", "."], ["."]),
         (["generate", "run", "--prompt-file", "my.txt", "--prompt", "x"], ["--prompt", "--prompt-file"]),
@@ -219,6 +220,7 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
         (["eval", "run", "--device", "toaster"], ["'toaster'", "cpu"]),
         (["eval", "run", "--unknown", "skip"], ["unknown", "'skip'"]),
         (["eval", "run", "nowhere.txt"], ["nowhere.txt"]),
+        (["eval", "run", "--encoding", "latin-1"], ["--encoding", "no TEXT"]),
         (["eval", "run", "my.txt", "--encoding", "nonsense"], ["'nonsense'"]),
         (["info"], ["RUN"]),
         (["info", "run", "run"], ["run"]),
@@ -227,6 +229,11 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
 )
 def test_a_word_that_is_none_of_the_choices_is_named(refused, text_file, run, args, names):
     refused(*args, names=names)
+
+
+@pytest.mark.parametrize("flag", ["engine", "dtype", "unknown", "device", "num-samples", "stop-id", "temperature"])
+def test_a_value_of_thousands_of_characters_does_not_fill_the_screen(refused, run, flag):
+    assert len(refused("generate", "run", f"--{flag}", "x" * 5000, names=["xxx"])) < 500
 
 
 def test_a_prompt_that_is_no_text_is_refused(refused, run, tmp_path):

@@ -11,25 +11,27 @@ from typing import Any
 import click
 
 from ..config import DataConfig, from_dict
-from ..program import DEVICE, UNKNOWN, choose_device, one_of, say, usage
+from ..program import DEVICE, UNKNOWN, choose_device, one_of, or_drop, say, usage
 
 
 @click.command(name="eval")
 @click.argument("run", type=Path, metavar="RUN")
 @click.argument("texts", nargs=-1, metavar="[TEXT ...]")
-@click.option("--encoding", default="utf-8", metavar="NAME", help="how the files are encoded  [default: utf-8]")
-@click.option("--unknown", default="error", metavar="WHAT", help=f"{UNKNOWN}  [default: error]")
+@click.option("--encoding", metavar="NAME", help="how the files of TEXT are encoded  [default: utf-8]")
+@click.option("--unknown", metavar="WHAT", help=f"{UNKNOWN}  [default: error]")
 @click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
-def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, device: str) -> None:
+def evaluate(run: Path, texts: tuple[str, ...], encoding: str | None, unknown: str | None, device: str) -> None:
     """Measure how well the best model of RUN predicts TEXT, or the validation part of the text it was trained on.
 
     \b
     minigpt eval runs/my
     minigpt eval runs/my another.txt
     """
-    one_of("unknown", unknown, ("error", "drop"))
+    one_of("unknown", unknown or "error", ("error", "drop"))
+    if not texts and (encoding or unknown):
+        raise click.UsageError("--encoding and --unknown are for TEXT, and no TEXT is named")
     with usage():
-        data_config = DataConfig(encoding=encoding)
+        data_config = DataConfig(encoding=encoding or "utf-8")
 
     from ..checkpoint import load
     from ..corpus import load_corpus
@@ -39,7 +41,8 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     model, tokenizer = load(run, choose_device(device))
     about = read_run_config(run)["minigpt"]["text"]
     if texts:
-        corpus = load_corpus(texts, data_config, tokenizer, unknown)
+        with or_drop():
+            corpus = load_corpus(texts, data_config, tokenizer, unknown or "error")
         ids, what = corpus.ids, corpus.name
         if corpus.sha256 == about["sha256"]:
             corpus = replace(corpus, config=from_dict(DataConfig, about))
@@ -56,6 +59,8 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str, unknown: str, dev
     if len(ids) < 2:
         raise ValueError(f"{what} has {len(ids)} tokens; at least 2 are needed, one to read and one to predict")
     loss = measure(model, ids)
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss is {loss}: the weights of {run} are damaged")
     bits = bits_per_char(loss, len(ids) / tokenizer.count_characters(ids))
     measures = f"{loss:.4f} nats/token, {bits:.4f} bits/character, perplexity {math.exp(loss):.3f}"
     print(f"{measures}  ({len(ids) - 1:,} tokens of {what})")

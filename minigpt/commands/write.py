@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import DataConfig, Faults, SampleConfig, from_dict
-from ..program import UNKNOWN, choose_device, flags, one_of, peak_memory, running_s, say, usage
+from ..config import DataConfig, Faults, SampleConfig, from_dict, shown
+from ..program import UNKNOWN, Value, choose_device, flags, one_of, or_drop, peak_memory, running_s, say, usage
 
 if TYPE_CHECKING:
     from ..opening import Opened
     from ..writing import Piece, Text
 
+ANSWER = 200  # tokens in a chat, at most
 AT_ONCE = 32  # texts that are written together, where nobody watches
 COLOURS = ((0.5, "green"), (0.2, "cyan"), (0.05, "yellow"), (0.01, "magenta"), (0.0, "red"))  # from this probability on
 WHERE = "where to compute: auto (the processor; with --engine torch the best there is), cpu, cuda, cuda:1, mps"
@@ -56,10 +57,10 @@ def sample_config(faults: Faults, flags: dict[str, Any], **defaults: Any) -> Sam
     return config
 
 
-def check_count(name: str, value: int, most: int) -> None:
-    """Raise ValueError unless it is a number from 1 to the most."""
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} is {value}; it must be a whole number from 1 to {most:,}")
+def check_number(name: str, value: int | str, least: int, most: int) -> None:
+    """Raise ValueError unless it is a number in this range."""
+    if isinstance(value, str) or not least <= value <= most:
+        raise ValueError(f"{name} is {shown(value)}; it must be a whole number from {least} to {most:,}")
 
 
 # ---- generate ----------------------------------------------------------------------------------------------------------
@@ -69,9 +70,9 @@ def check_count(name: str, value: int, most: int) -> None:
 @click.argument("run", type=Path, metavar="RUN")
 @click.option("--prompt", metavar="TEXT", help="what the text begins with; nothing = a new line (or the first token)")
 @click.option("--prompt-file", metavar="FILE", help="the same from a file in UTF-8, or - for standard input")
-@click.option("--num-samples", type=int, default=1, metavar="N", help="texts to write  [default: 1]")
+@click.option("--num-samples", type=Value(int), default=1, metavar="N", help="texts to write  [default: 1]")
 @click.option("--stop", multiple=True, metavar="TEXT", help="end a text before this; may be given several times")
-@click.option("--stop-id", type=int, multiple=True, metavar="N", help="the same before this token")
+@click.option("--stop-id", type=Value(int), multiple=True, metavar="N", help="the same before this token")
 @click.option("--unknown", default="error", metavar="WHAT", help=f"{UNKNOWN}  [default: error]")
 @click.option("--json", "as_json", is_flag=True, help="a line of JSON for each text: text, ids, logprobs, why it ended")
 @click.option(
@@ -112,7 +113,7 @@ def generate(
     faults = Faults()
     config = sample_config(faults, flags)
     with faults:
-        check_count("num_samples", num_samples, 10**6)
+        check_number("num_samples", num_samples, 1, 10**6)
     with usage():
         faults.tell()
     one_of("unknown", unknown, ("error", "drop"))
@@ -126,20 +127,16 @@ def generate(
     from ..writing import Text, start_ids
 
     model, tokenizer, what = opened(run, engine, dtype, device)
-    for number in stop_id:
-        if not 0 <= number < tokenizer.vocab_size:
-            raise click.UsageError(
-                f"stop_id is {number}; it must be a token of this model, a whole number from 0 to {tokenizer.vocab_size - 1}"
-            )
-    if prompt_file is not None:
-        prompt = _read_prompt(prompt_file)
-    else:
-        prompt = (prompt or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # whatever the locale
-    prompt = tokenizer.decode(tokenizer.encode(prompt, unknown))  # an unknown character is told before anything is written
+    with usage():
+        for number in stop_id:
+            check_number("stop_id", number, 0, tokenizer.vocab_size - 1)
+    prompt = in_utf8(prompt or "") if prompt_file is None else _read_prompt(prompt_file)
+    with or_drop():
+        prompt = tokenizer.decode(tokenizer.encode(prompt, unknown))  # an unknown one is told before anything is written
     ids = start_ids(tokenizer, prompt)
     if len(ids) > model.block_size:
         say(f"The prompt has {len(ids):,} tokens; the model reads the last {model.block_size:,}.")
-    stop = tuple(text.replace("\\n", "\n") for text in stop)
+    stop = tuple(in_utf8(text).replace("\\n", "\n") for text in stop)
 
     def texts(count: int) -> list[Text]:
         return [Text(tokenizer, stop, stop_id, as_json or show_probs) for _ in range(count)]
@@ -219,6 +216,11 @@ def _read_prompt(file: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def in_utf8(text: str) -> str:
+    """What was typed, read as UTF-8 whatever the locale."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _shower(show_probs: bool) -> Callable[[str, float | None], None]:
     """What prints a piece of text with the logarithm of its probability (None: nobody knows)."""
     from ..files import without_controls
@@ -236,7 +238,11 @@ def _shower(show_probs: bool) -> Callable[[str, float | None], None]:
     from rich.style import Style
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            raise
+
+    console = Pipe(highlight=False, soft_wrap=True)
     if not console.color_system or console.no_color:
         say("Colours need a terminal that can show them (or FORCE_COLOR=1); without them:")
         return plain
@@ -259,7 +265,7 @@ def _shower(show_probs: bool) -> Callable[[str, float | None], None]:
 @click.command()
 @click.argument("run", type=Path, metavar="RUN")
 @engine_flags
-@flags(SampleConfig)
+@flags(SampleConfig, max_new_tokens=ANSWER)
 def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
     """Write a text together with the best model of RUN, in turns.
 
@@ -267,11 +273,11 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
     minigpt chat runs/my
     minigpt chat runs/my --temperature 0.8 --max-new-tokens 100
 
-    It goes on from whatever was written, as a model does that has only read. /help lists what can be done; Ctrl-C stops an
-    answer, Ctrl-D ends.
+    It goes on from whatever was written, as a model does that has only read, up to an empty line. /help lists what can be
+    done; Ctrl-C stops an answer, Ctrl-D ends.
     """
     faults = Faults()
-    config = sample_config(faults, flags, max_new_tokens=200)
+    config = sample_config(faults, flags, max_new_tokens=ANSWER)
     with usage():
         faults.tell()
 
@@ -285,7 +291,7 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
     say("Write something, and the model goes on from there. /help lists what else can be done.")
     while not talk.over:
         try:
-            for piece in talk.answer(input("> ")):
+            for piece in talk.answer(in_utf8(input("> "))):
                 print(without_controls(piece), end="", flush=True)
             print()
         except EOFError:
@@ -302,7 +308,7 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
 @click.command()
 @click.argument("run", type=Path, metavar="RUN")
 @click.argument("texts", nargs=-1, metavar="[TEXT ...]")
-@click.option("--num-samples", type=int, default=5, metavar="N", help="texts to write  [default: 5]")
+@click.option("--num-samples", type=Value(int), default=5, metavar="N", help="texts to write  [default: 5]")
 @click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
 @engine_flags
 @flags(SampleConfig)
@@ -321,7 +327,7 @@ def novelty(
     faults = Faults()
     config = sample_config(faults, flags)
     with faults:
-        check_count("num_samples", num_samples, 1000)
+        check_number("num_samples", num_samples, 1, 1000)
     with usage():
         faults.tell()
 
@@ -344,7 +350,7 @@ def novelty(
 
     samples = [text.text for text in _together(model, start_ids(tokenizer, ""), config, drafts, num_samples)]
     found = compare(samples, tokenizer.decode(corpus.train), tokenizer.decode(corpus.val))
-    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(config).items() if name != "max_new_tokens")
+    settings = ", ".join(f"{name} {value}" for name, value in (asdict(config) | {"weights": dtype}).items())
     how = f"({found.characters:,} characters in {num_samples} texts; {settings}.)"
     if earlier := [before["name"] for before in about.get("earlier", [])]:
         how = f"Before this text it learned from {', '.join(map(printable, earlier))}, which was not looked at. {how}"
