@@ -30,7 +30,7 @@ NEW, PROMPT, TEXTS = 256, 32, 32  # tokens that are written, tokens that are rea
 SIZES: dict[str, dict[str, Any]] = {
     "small": dict(name="0.80 M", n_layer=4, n_head=4, n_embd=128, block_size=320, steps=300, many=64),
     "large": dict(name="10.7 M", n_layer=6, n_head=6, n_embd=384, block_size=320, steps=10, many=32),
-    "gpt2": dict(name="124 M", n_layer=12, n_head=12, n_embd=768, block_size=1024, steps=1, many=4),
+    "gpt2": dict(name="124 M", n_layer=12, n_head=12, n_embd=768, block_size=1024, steps=1, many=16),
 }
 SIDES = {
     "native": "ours, C, float32",

@@ -30,6 +30,7 @@
 #endif
 #define SIDE (2 * LANES)        /* rows in a panel */
 #define TOGETHER (LANES / 2)    /* tokens that a weight is used for while it is at hand, as there are registers */
+#define AHEAD 8192              /* bytes that are fetched before they are needed, of what is far */
 #define PANELS(rows) (((rows) + SIDE - 1) / SIDE)
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -39,7 +40,7 @@ typedef struct {           /* y = W x + bias; W (rows, cols) */
     const int8_t *q;       /* int8, */
     const float *scale;    /* times a scale for each row */
     const float *bias;     /* or none */
-    int rows, cols;
+    int rows, cols, far;   /* far: the cache does not hold it until the next token */
 } Matrix;
 
 typedef struct {
@@ -120,10 +121,13 @@ static inline Floats weights(const float *f, const int8_t *q, long at) {
 }
 
 /* A panel times one token: x (cols,) -> out (SIDE,). Four sums at once, so that none waits for the one before. */
-static inline void times_one(const float *f, const int8_t *q, const float *x, int cols, float *out) {
+static inline void times_one(const float *f, const int8_t *q, const float *x, int cols, float *out, int far) {
     Floats a = {0}, b = {0}, a2 = {0}, b2 = {0};
-    int c = 0;
+    int c = 0, size = f ? sizeof *f : sizeof *q;
     for (; c + 1 < cols; c += 2) {
+        const char *at = (f ? (const char *)f : (const char *)q) + (long)c * SIDE * size;
+        if (far)
+            for (int byte = 0; byte < 2 * SIDE * size; byte += 64) __builtin_prefetch(at + AHEAD + byte);
         a += weights(f, q, (long)c * SIDE) * x[c];
         b += weights(f, q, (long)c * SIDE + LANES) * x[c];
         a2 += weights(f, q, (long)c * SIDE + SIDE) * x[c + 1];
@@ -199,8 +203,8 @@ static void multiply(const Matrix *m, const float *x, float *out, int n, Then th
             several = n - i < TOGETHER ? 1 : TOGETHER;
             if (several > 1 && f) times_several(f, 0, from, cols, y, next, each);
             else if (several > 1) times_several(0, q, from, cols, y, next, each);
-            else if (f) times_one(f, 0, from, cols, y);
-            else times_one(0, q, from, cols, y);
+            else if (f) times_one(f, 0, from, cols, y, m->far);
+            else times_one(0, q, from, cols, y, m->far);
             for (int j = 0; j < several; j++) finish(m, p * SIDE, y + j * SIDE, out + (long)(i + j) * rows + p * SIDE, then);
             next += each * cols;
         }
@@ -256,11 +260,11 @@ static void remember(const float *k, const float *v, float *keys, float *values,
 static void look(const float *q, const float *keys, const float *values, float *scores, float *out, int seen, int hs,
                  int places) {
     float most = -INFINITY, sum = 0, scale = 1 / sqrtf(hs), mixed[SIDE];
-    for (int p = 0; p < PANELS(seen); p++) times_one(keys + (long)p * SIDE * hs, 0, q, hs, scores + p * SIDE);
+    for (int p = 0; p < PANELS(seen); p++) times_one(keys + (long)p * SIDE * hs, 0, q, hs, scores + p * SIDE, 0);
     for (int s = 0; s < seen; s++) most = fmaxf(most, scores[s]);
     for (int s = 0; s < seen; s++) sum += scores[s] = quick_exp((scores[s] - most) * scale);
     for (int p = 0; p < PANELS(hs); p++) {
-        times_one(values + (long)p * SIDE * places, 0, scores, seen, mixed);
+        times_one(values + (long)p * SIDE * places, 0, scores, seen, mixed, 0);
         for (int c = p * SIDE; c < hs && c < (p + 1) * SIDE; c++) out[c] = mixed[c % SIDE] / sum;
     }
 }

@@ -36,6 +36,7 @@ SOURCE = Path(__file__).with_name("native.c")
 FAST = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 FLAGS = ("-O3", "-march=native", *FAST, "-ffinite-math-only", "-std=gnu11", "-shared", "-fPIC")
 FIRST_PLACES = 64  # that a text has room for at first
+LARGE = 8_000_000  # bytes of weights: above, the caches of the cores do not hold them until the next token
 SMALL = 800_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
@@ -44,7 +45,10 @@ class NoCompiler(RuntimeError):
 
 
 class _Matrix(Structure):
-    _fields_ = (("f", c_void_p), ("q", c_void_p), ("scale", c_void_p), ("bias", c_void_p), ("rows", c_int), ("cols", c_int))
+    _fields_ = (
+        *((name, c_void_p) for name in ("f", "q", "scale", "bias")),
+        *((name, c_int) for name in ("rows", "cols", "far")),
+    )
 
 
 class _Layer(Structure):
@@ -140,6 +144,7 @@ class NativeModel:
         self.kept: list[np.ndarray] = []  # what C holds pointers to
         self.space = np.empty(0, np.float32)  # where it works
         self.cores = threads or min(cores(), 8)
+        self.far = int(sum(array.nbytes for array in model.tensors.values()) / (4 if int8 else 1) > LARGE)
         self.model = self._describe(model)
         weights = sum(array.nbytes for array in self.kept)
         self.threads = threads or (1 if weights < SMALL else self.cores)
@@ -223,7 +228,12 @@ class NativeModel:
         rows, cols = weight.shape
         steps = [c_long(step // weight.itemsize) for step in weight.strides]
         source, size = c_void_p(weight.ctypes.data), self.lib.panel_size(rows, cols)
-        shape = dict(rows=rows, cols=cols, bias=None if bias is None else self._keep(np.pad(bias, (0, -rows % self.side))))
+        shape = dict(
+            rows=rows,
+            cols=cols,
+            far=self.far,
+            bias=None if bias is None else self._keep(np.pad(bias, (0, -rows % self.side))),
+        )
         if not self.int8:
             f = self._room(size, np.float32)
             self.lib.pack(source, *steps, rows, cols, c_void_p(f), self.cores)
