@@ -29,7 +29,8 @@ def folder(tmp_path_factory, text) -> Path:
     for name in wanted or ["bigram.py", "gpt.py", "ladder.py"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    (folder / "my.txt").write_text(text)
+    for name in ("my.txt", "input.txt"):  # the default text of the programs: with a larger one they take two minutes more
+        (folder / name).write_text(text)
     (folder / "my_gpt.py").write_text("from minigpt import GPT, GPTConfig\n\nmodel = GPT(GPTConfig(n_embd=16))\n")
     return folder
 
