@@ -130,7 +130,7 @@ def test_an_unknown_character_is_named_with_its_position(char, before):
     with pytest.raises(UnknownCharacter) as error:
         CharTokenizer.train("ab").encode(text)
     assert (error.value.char, error.value.position, error.value.vocab_size) == (char, before, 2)
-    for words in (repr(char), f"U+{ord(char):04X}", f"position {before:,} ", "--unknown drop"):
+    for words in (repr(char), f"U+{ord(char):04X}", f"position {before:,} ", "leave it out"):
         assert words in str(error.value)
     assert isinstance(error.value, ValueError)
     assert not isinstance(error.value, KeyError)
