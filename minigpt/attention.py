@@ -71,7 +71,7 @@ class MultiHeadAttention(nn.Module):
         """Queries, keys and values of every head: x (B, T, C), at positions from `start` -> three times (B, nh, T, hs)."""
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # 3 x (B, nh, T, hs)
         return q, k, v
 
     def forward(self, x: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
