@@ -140,7 +140,7 @@ def main() -> None:
 {describe()}.
 
 One seed each; seconds of the whole process, and how far they are from the time asked. Losses in nats/character on the whole
-validation part (of the library: on 262,144 characters of it); the best of a text and a time is bold, and seeds differ by about
+validation part (of the library: on 262,144 characters of it); the best of a text and a time is bold. Seeds differ by about
 0.01. "expected" is what the plan told before it began. Where a run had one core of two, another had the other.
 
 {table(header, rows(lines))}""",
