@@ -13,6 +13,9 @@ import numpy as np
 
 from .config import SampleConfig
 
+CACHED = 2**16  # numbers that stay in a core's cache while they are looked at again and again
+PART = 1024  # tokens that are summed up together, before one is looked for among them
+
 
 def pick(
     logits: np.ndarray, config: SampleConfig, seen: Sequence[Set[int]], rngs: Sequence[np.random.Generator]
@@ -22,6 +25,10 @@ def pick(
     seen: the ids read and written so far, by text; rngs: the random numbers of each. What a text gets does not depend on
     the others. Raises ValueError for logits that are not finite numbers.
     """
+    at_once = max(1, CACHED // logits.shape[-1])
+    if len(logits) > at_once:
+        rows = [slice(i, i + at_once) for i in range(0, len(logits), at_once)]
+        return [token for some in rows for token in pick(logits[some], config, seen[some], rngs[some])]
     logits = _penalised(logits, config, seen)
     if _is_greedy(config):
         return logits.argmax(-1).tolist()
@@ -45,9 +52,24 @@ def probabilities(logits: np.ndarray, config: SampleConfig, seen: Set[int] = fro
 
 def draw(probs: np.ndarray, rngs: Sequence[np.random.Generator]) -> list[int]:
     """Pick ids: the first whose cumulative probability exceeds a random number from [0, 1). probs (N, V) -> N ids."""
-    cumulative = probs.cumsum(-1)
     numbers = np.array([rng.random() for rng in rngs])
+    if probs.shape[-1] > PART:
+        return [_draw_by_parts(row, number) for row, number in zip(probs, numbers, strict=True)]
+    cumulative = probs.cumsum(-1)
     return (cumulative > numbers[:, None] * cumulative[:, -1:]).argmax(-1).tolist()
+
+
+def _draw_by_parts(probs: np.ndarray, number: float) -> int:
+    """The same for one row of a large vocabulary: first the part that the token is in, as sums are quicker than cumulative
+    ones; then the token. probs (V,) -> id.
+    """
+    sums = np.add.reduceat(probs, np.arange(0, len(probs), PART)).cumsum()
+    wanted = number * sums[-1]
+    part = int((sums > wanted).argmax())
+    before = sums[part - 1] if part else 0.0
+    share = min((wanted - before) / (sums[part] - before), np.nextafter(1, 0))  # of the part, [0, 1)
+    cumulative = probs[part * PART : (part + 1) * PART].cumsum()
+    return part * PART + int((cumulative > share * cumulative[-1]).argmax())
 
 
 def _is_greedy(config: SampleConfig) -> bool:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,18 @@ def test_draws_follow_the_probabilities():
     assert counts[1] == 0
 
 
+@pytest.mark.parametrize("share", [0, 0.9, 0.999, 1])
+def test_in_a_large_vocabulary_the_same_token_is_found_part_by_part(share):
+    rng = np.random.default_rng(3)
+    probs = np.where(rng.random(50_257) < share, 0, rng.random(50_257))
+    probs[40_000] = 0.1
+    cumulative = probs.cumsum()
+    numbers = [0, np.nextafter(1, 0), *rng.random(200)]
+    for number in numbers:
+        expected = (cumulative > number * cumulative[-1]).argmax()
+        assert draw(probs[None], [SimpleNamespace(random=lambda number=number: number)]) == [expected]
+
+
 def test_the_same_seed_draws_the_same_and_each_sample_has_numbers_of_its_own():
     first, again, second = (random_generator(7, sample).random(5) for sample in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -112,7 +126,7 @@ def test_a_vocabulary_of_one_works():
 
 
 @pytest.mark.parametrize("settings", [*SETTINGS, dict(), dict(temperature=0, repetition_penalty=3.0), dict(top_p=1e-9)])
-@pytest.mark.parametrize("size", [7, 65, 3001])
+@pytest.mark.parametrize("size", [7, 65, 3001, 9001])
 def test_what_a_text_gets_does_not_depend_on_the_others(settings, size):
     rng = np.random.default_rng(1)
     logits, config = rng.normal(size=(9, size)).astype(np.float32) * 3, SampleConfig(**settings)
