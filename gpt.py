@@ -40,6 +40,8 @@ def main(
     seed: int = 1337,
 ) -> None:
     """Step 2: train a GPT on input.txt (or the default text), save it in OUT, and let it write."""
+    if minutes and max_iters is not None:
+        raise ValueError("minutes and max_iters both say when to end; leave one of them out")
     device = training_device(device)
     size = one_of("size", size, ("auto", *SIZES))
     column = SIZES.index(size) if size != "auto" else int(device != "cpu")

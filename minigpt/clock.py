@@ -9,7 +9,8 @@ from collections import deque
 from .config import TrainConfig
 
 PARTS = ("data", "model", "optimizer", "evaluation", "rest")  # rest: saving, samples, the screen: whatever the consumer does
-SETTLED = 5  # steps until a machine's speed is believed
+SETTLED = 5  # steps until a machine's speed is believed,
+HURRY = 0.2  # or less, when so much of the time is gone
 
 
 class Clock:
@@ -28,7 +29,7 @@ class Clock:
         self.steps: deque[tuple[int, float]] = deque(maxlen=20)  # tokens and seconds of the latest
         self.trained = 0.0  # seconds of all steps before the present one
         self.evaluation_s = 0.0  # what the next evaluation will take, with the saving and the sample after it
-        self.beside = 0.0  # evaluation and rest when the last evaluation began
+        self.before = dict(self.parts)  # when the last evaluation began
 
     def lap(self, part: str) -> None:
         now = time.perf_counter()
@@ -54,15 +55,16 @@ class Clock:
 
     def evaluating(self) -> None:
         """An evaluation begins."""
-        self.beside = self.parts["evaluation"] + self.parts["rest"]
+        self.before = dict(self.parts)
 
     def evaluated(self, share: float) -> None:
         """An evaluation and what the consumer made of it are over. share: of the tokens that the next one will read."""
-        self.evaluation_s = (self.parts["evaluation"] + self.parts["rest"] - self.beside) / share
+        evaluation, rest = (self.parts[part] - self.before[part] for part in ("evaluation", "rest"))
+        self.evaluation_s = evaluation / share + rest  # a sample and a checkpoint take as long as before
 
     def last_step(self, step: int, planned: int, config: TrainConfig) -> int:
         """The step to end with, so that config.minutes are kept: the planned one, unless that would miss them clearly."""
-        if len(self.steps) < SETTLED:
+        if len(self.steps) < SETTLED and self.seconds < HURRY * 60 * config.minutes:
             return planned
         seconds = sorted(seconds for _, seconds in self.steps)[len(self.steps) // 2]
         left = 60 * config.minutes - self.seconds - self.evaluation_s  # the last evaluation is after the last step

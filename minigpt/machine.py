@@ -6,8 +6,10 @@ comparison nobody knows. On a processor the peak is measured; of a GPU it is wha
 Next: clock.py
 """
 
+import contextlib
 import os
 import platform
+import re
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +20,8 @@ import torch.nn as nn
 from .attention import Head, MultiHeadAttention
 from .speed import speed_up
 
-# Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets (SXM where there are several). The first name
-# that the device's name contains; a device that is not here has no peak.
+# Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets. The first whose words stand in the device's
+# name, with none of its SIBLINGS' behind them; a device that is not here has no peak.
 GPU_PEAKS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -31,6 +33,14 @@ GPU_PEAKS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
+SIBLINGS = "NVL|PCIe|Laptop|Ti|D|SUPER|Mobile|Max-Q|Ada"  # which are slower or faster than the one that they are named after
+
+# Where a container's memory stands: limit, use, and what of that is only read from files; in version 2 and in version 1.
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+CONTAINER = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 # Environment variables by which the libraries under torch choose how they compute.
 LIBRARY_SETTINGS = ("MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
@@ -46,7 +56,7 @@ def peak_flops(device: torch.device) -> float | None:
         return _measured_peak(torch.get_num_threads())
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        return next((peak for part, peak in GPU_PEAKS.items() if part in name), None)
+        return next((peak for gpu, peak in GPU_PEAKS.items() if re.search(rf"\b{gpu}\b(?! ({SIBLINGS})\b)", name)), None)
     return None
 
 
@@ -99,12 +109,22 @@ def available_memory(device: torch.device) -> int | None:
     if meminfo.exists():
         values = dict(line.split(":") for line in meminfo.read_text().splitlines())
         limits.append(int(values["MemAvailable"].split()[0]) * 1024)
-    control_group = Path("/sys/fs/cgroup")  # of a container
-    try:
-        most = int((control_group / "memory.max").read_text())
-        limits.append(most - int((control_group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
+    limits += _container_limits()
     if not limits and hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(limits, default=None)
+
+
+def _container_limits() -> list[int]:
+    """Bytes that a container may still take, by each limit; what it has only read from files counts as free."""
+    limits = []
+    for most, used, stat, cached in CONTAINER:
+        try:
+            free = int((CONTROL_GROUP / most).read_text()) - int((CONTROL_GROUP / used).read_text())
+        except (OSError, ValueError):  # ValueError: "max" is no limit
+            continue
+        with contextlib.suppress(OSError):
+            found = re.search(rf"^{cached} (\d+)", (CONTROL_GROUP / stat).read_text(), re.MULTILINE)
+            free += int(found[1]) if found else 0
+        limits.append(free)
+    return limits

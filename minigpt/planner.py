@@ -11,7 +11,7 @@ import contextlib
 import lzma
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from .model import GPT
 from .modern import ModernGPT
 from .optim import make_optimizer
 from .speed import speed_up
-from .trainer import autocast_on, bits_per_char, windows_at_once
+from .trainer import autocast_on, bits_per_char, out_of_memory, windows_at_once
 
 SIZES = ((3, 64), (4, 96), (4, 128), (5, 160), (6, 192), (6, 256), (6, 384), (8, 512), (12, 768))  # layers, channels
 CONTEXTS = (64, 128, 256)
@@ -94,14 +94,18 @@ class Speed:
     token_s: float  # seconds for a token, forward and backward
     step_s: float  # seconds for a step of the optimizer
 
-    def seconds_for(self, tokens: float, arch: str) -> float:
-        """Seconds to learn from so many tokens, in the steps of `recipe`."""
-        return tokens * self.token_s + math.sqrt(tokens) / TOKENS_PER_STEP[arch] * self.step_s
+    def seconds_for(self, tokens: float, arch: str, a_step: int | None = None) -> float:
+        """Seconds to learn from so many tokens, in steps of so many, or in those of `recipe`."""
+        steps = tokens / a_step if a_step else math.sqrt(tokens) / TOKENS_PER_STEP[arch]
+        return tokens * self.token_s + steps * self.step_s
 
-    def tokens_in(self, seconds: float, arch: str) -> float:
+    def tokens_in(self, seconds: float, arch: str, a_step: int | None = None) -> float:
         """The inverse."""
+        seconds = max(seconds, 1.0)
+        if a_step:
+            return seconds / (self.token_s + self.step_s / a_step)
         a, b = self.token_s, self.step_s / TOKENS_PER_STEP[arch]
-        return ((math.sqrt(b * b + 4 * a * max(seconds, 1.0)) - b) / (2 * a)) ** 2
+        return ((math.sqrt(b * b + 4 * a * seconds) - b) / (2 * a)) ** 2
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ class Plan:
     by_heart: float  # what learning by heart is expected to cost, nats/token
     loss: float  # nats/token
     error: float  # of its logarithm
+    sooner: bool  # than was asked
+    ends: float  # seconds since the epoch
 
     def _risk(self) -> str:
         """How much is learned by heart, instead of understood."""
@@ -127,19 +133,22 @@ class Plan:
     def describe(self, tokens_per_char: float = 1.0) -> str:
         """The plan in plain words."""
         shape, config = self.shape, self.config
-        tokens = config.batch_size * shape.block_size
+        tokens = config.batch_size * config.grad_accum_steps * shape.block_size
+        times = f"{config.grad_accum_steps} x " if config.grad_accum_steps > 1 else ""
         step_s = tokens * self.speed.token_s + self.speed.step_s
         losses = [self.loss * math.exp(sign * 2 * self.error) for sign in (-1, 1)]
         low, high = (bits_per_char(loss, tokens_per_char) for loss in losses)
         rows = {
             "model": f"{shape.n_layer} blocks of {shape.n_embd} channels, {shape.n_head} heads, context {shape.block_size}: "
             f"{matrix_weights(self.arch, shape) / 1e6:.2g} M weights",
-            "training": f"{config.max_iters:,} steps of {config.batch_size} x {shape.block_size}, "
+            "training": f"{config.max_iters:,} steps of {times}{config.batch_size} x {shape.block_size}, "
             f"{config.max_iters * tokens / 1e6:.2g} M tokens" + f", dropout {shape.dropout:g}" * (shape.dropout > 0),
             "speed": f"{tokens / step_s:,.0f} tokens/s, a step in {1000 * step_s:.0f} ms",
             "memory": f"about {max(0.1, self.memory / 1e9):.1f} GB",
             "text": f"read {self.epochs:.2g} times: {self._risk()}",
             "expected": f"validation loss {losses[0]:.2f} to {losses[1]:.2f} nats/token ({low:.2f} to {high:.2f} bits/char)",
+            "ends": f"at {time.strftime('%H:%M:%S', time.localtime(self.ends))}"
+            + ", sooner than asked: more would only be learned by heart" * self.sooner,
         }
         return "\n".join(f"  {name:<10}{words}" for name, words in rows.items())
 
@@ -155,14 +164,16 @@ def plan(
 ) -> Plan:
     """The candidate with the lowest expected loss that can be trained in so many minutes.
 
+    Sizes are tried from small to large until larger ones are expected to be worse, then contexts of the best size.
     given: values that are fixed (fields of GPTConfig and TrainConfig). spent: seconds of the minutes that are gone already.
-    Raises ValueError if nothing fits into the memory.
+    Raises ValueError for a text that is too short, and if nothing fits into the memory.
     """
     given, measure, began = given or {}, measure or measured, time.perf_counter()
+    contexts = [given["block_size"]] if "block_size" in given else [T for T in CONTEXTS if len(corpus.val) > T] or [8]
+    corpus.check(contexts[0])
     hardness = difficulty(corpus)
 
-    def candidate(shape: GPTConfig) -> Plan:
-        dropouts = [given["dropout"]] if "dropout" in given else DROPOUTS
+    def candidate(shape: GPTConfig, dropouts: Sequence[float]) -> Plan:
         memory = training_memory(arch, replace(shape, dropout=max(dropouts)), torch.device(device))
         free = available_memory(torch.device(device))
         if free is not None and memory > 0.8 * free:
@@ -170,35 +181,38 @@ def plan(
                 f"to train {shape.n_layer} blocks of {shape.n_embd} channels takes {memory / 1e9:.1f} GB, "
                 f"and {free / 1e9:.1f} GB are free"
             )
-        speed = measure(arch, shape, device)
+        speed = measure(arch, replace(shape, dropout=min(dropouts)), device)
         gone = spent + time.perf_counter() - began
         look_s = min(len(corpus.val), MOST_LOOKED_AT) * speed.token_s / 3 + 0.3  # forward alone; a sample, a checkpoint
-        text, weights = len(corpus.train), matrix_weights(arch, shape)
+        text, weights, a_step = len(corpus.train), matrix_weights(arch, shape), step_tokens(shape.block_size, given)
 
         def loss(tokens: float, dropout: float) -> float:
             return LAW.loss(weights, tokens * LEARNS[arch], shape.block_size, text, dropout)
 
-        most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, arch)
-        options = [[(most * 0.95**n, p) for p in dropouts] for n in range(100)]
+        most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, arch, a_step)
+        options = [[(most * 0.95**n, p) for p in dropouts] for n in range(200)]
         full, *fewer = (min(same, key=lambda option: loss(*option)) for same in options)  # tokens and dropout
         less = min(fewer, key=lambda option: loss(*option))
         tokens, dropout = less if loss(*less) < 0.99 * loss(*full) else full  # if more would only be learned by heart
-        needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch)) / 60
-        values = recipe(arch, shape.n_embd, shape.block_size, tokens)
+        if dropout > min(dropouts):  # which costs time, too: once more with the time that it takes
+            return candidate(shape, [dropout])
+        needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch, a_step)) / 60
+        values = recipe(arch, shape.n_embd, shape.block_size, tokens, given)
         looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=MOST_LOOKED_AT)
-        config = from_dict(TrainConfig, values | looks | given | {"minutes": needed})
+        config = from_dict(TrainConfig, looks | values | given | {"minutes": needed})
         tokens = config.max_iters * config.batch_size * config.grad_accum_steps * shape.block_size
         error = LAW.error + 0.06 * (hardness != 1)
         shape = replace(shape, dropout=dropout)
         by_heart = LAW.by_heart(weights, tokens * LEARNS[arch], text, dropout)
-        return Plan(arch, shape, config, speed, memory, tokens / text, by_heart, hardness * loss(tokens, dropout), error)
+        expected, ends = hardness * loss(tokens, dropout), time.time() + 60 * needed - gone
+        return Plan(arch, shape, config, speed, memory, tokens / text, by_heart, expected, error, needed < minutes, ends)
 
-    contexts = [given["block_size"]] if "block_size" in given else [T for T in CONTEXTS if len(corpus.val) > T] or [8]
     middle = contexts[len(contexts) // 2]
+    dropouts = [given["dropout"]] if "dropout" in given else DROPOUTS
     best, worse = None, 0
     for n_layer, n_embd in dict.fromkeys((given.get("n_layer", L), given.get("n_embd", C)) for L, C in SIZES):
         try:
-            this = candidate(shaped(corpus.tokenizer.vocab_size, n_layer, n_embd, middle, given))
+            this = candidate(shaped(corpus.tokenizer.vocab_size, n_layer, n_embd, middle, given), dropouts)
         except MemoryError as error:
             if best is None:
                 raise ValueError(f"{error}; a smaller model, or another machine, is needed") from error
@@ -209,27 +223,45 @@ def plan(
             break
     assert best is not None
     for block_size in contexts:
-        if block_size != middle:
+        if block_size != middle and time.perf_counter() - began < min(15, 0.08 * 60 * minutes):
             with contextlib.suppress(MemoryError):
-                best = min(best, candidate(replace(best.shape, block_size=block_size)), key=lambda plan: plan.loss)
+                rival = candidate(replace(best.shape, block_size=block_size, dropout=0.0), dropouts)
+                best = min(best, rival, key=lambda plan: plan.loss)
     return best
 
 
 def shaped(vocab_size: int, n_layer: int, n_embd: int, block_size: int, given: dict[str, Any]) -> GPTConfig:
-    """A candidate's shape: heads of 32 channels, of 64 above 256, where nothing else is given."""
-    n_head = max(1, n_embd // (32 if n_embd <= 256 else 64))
-    while n_embd % n_head:
-        n_head -= 1
+    """A candidate's shape: heads of 32 channels, of 64 above 256, where nothing else is given; of an even number of them,
+    because rotation turns pairs. Where heads are given and channels are not, as many channels as suit them.
+    """
+    n_head = given.get("n_head", 0)
+    if not n_head:
+        n_head = max(1, n_embd // (32 if n_embd <= 256 else 64))
+        while n_head > 1 and n_embd % (2 * n_head):
+            n_head -= 1
+    elif "n_embd" not in given:
+        n_embd = 2 * n_head * max(1, round(n_embd / (2 * n_head)))
     values = dict(vocab_size=vocab_size, n_layer=n_layer, n_embd=n_embd, block_size=block_size, n_head=n_head, dropout=0.0)
-    return from_dict(GPTConfig, values | given | dict(n_layer=n_layer, n_embd=n_embd, block_size=block_size))
+    return from_dict(GPTConfig, values)
 
 
-def recipe(arch: str, n_embd: int, block_size: int, tokens: float) -> dict[str, Any]:
-    """How a model of this width learns from so many tokens: batch, steps and rates (fields of TrainConfig)."""
-    batch_size = max(1, round(TOKENS_PER_STEP[arch] * math.sqrt(tokens) / block_size))
-    steps = max(1, round(tokens / (batch_size * block_size)))
+def step_tokens(block_size: int, given: dict[str, Any]) -> int | None:
+    """Tokens of a step, if the batch is given."""
+    return given["batch_size"] * given.get("grad_accum_steps", 1) * block_size if "batch_size" in given else None
+
+
+def recipe(arch: str, n_embd: int, block_size: int, tokens: float, given: dict[str, Any] | None = None) -> dict[str, Any]:
+    """How a model of this width learns from so many tokens: batch, steps, optimizer and rates (fields of TrainConfig).
+
+    given: values that are fixed; the others suit them.
+    """
+    given = given or {}
+    passes, optimizer = given.get("grad_accum_steps", 1), given.get("optimizer", "muon" if arch == "modern" else "adamw")
+    batch_size = max(1, round(TOKENS_PER_STEP[arch] * math.sqrt(tokens) / (block_size * passes)))
+    batch_size = given.get("batch_size", batch_size)
+    steps = max(1, round(tokens / (batch_size * passes * block_size)))
     values = dict(batch_size=batch_size, max_iters=steps, learning_rate=float(f"{0.256 / n_embd:.3g}"))
-    return with_muon(values, n_embd) if arch == "modern" else values
+    return with_muon(values, n_embd) if optimizer == "muon" else values
 
 
 def matrix_weights(arch: str, shape: GPTConfig) -> float:
@@ -247,29 +279,39 @@ def training_memory(arch: str, shape: GPTConfig, device: torch.device) -> float:
 
 
 def measured(arch: str, shape: GPTConfig, device: str) -> Speed:
-    """Seconds for a token and for a step of the optimizer: the best of two, after one that warms up."""
+    """Seconds for a token and for a step of the optimizer: the best of two, after one that warms up.
+
+    Raises MemoryError if it does not fit, whatever was expected.
+    """
     where = torch.device(device)
     with torch.random.fork_rng([]):  # what is drawn later must not depend on how many candidates there were
         model = MODELS[arch](shape).to(where).train()
-    speed_up(model, where)
-    optimizer = make_optimizer(model, from_dict(TrainConfig, recipe(arch, shape.n_embd, shape.block_size, 1e6)))
-    windows = min(windows_at_once(where, shape.block_size), max(1, LARGEST_BATCH // shape.block_size))
-    ids = torch.zeros((windows, shape.block_size), dtype=torch.long, device=where)
-    passes, steps = [], []
-    for _ in range(3):
-        started = time.perf_counter()
-        with autocast_on(where):
-            _, loss = model(ids, ids)
-        loss.backward()
-        loss.item()
-        passed = time.perf_counter()
-        optimizer.step()
-        optimizer.zero_grad()
-        if where.type == "cuda":
-            torch.cuda.synchronize()
-        passes.append(passed - started)
-        steps.append(time.perf_counter() - passed)
-    return Speed(min(passes[1:]) / ids.numel(), min(steps[1:]))
+        speed_up(model, where)
+        optimizer = make_optimizer(model, from_dict(TrainConfig, recipe(arch, shape.n_embd, shape.block_size, 1e6)))
+        windows = min(windows_at_once(where, shape.block_size), max(1, LARGEST_BATCH // shape.block_size))
+        ids = torch.zeros((windows, shape.block_size), dtype=torch.long, device=where)
+        try:
+            seconds = [_a_step(model, optimizer, ids) for _ in range(3)][1:]
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise MemoryError(f"{shape.n_layer} blocks of {shape.n_embd} channels do not fit into memory") from error
+            raise
+    return Speed(min(passes for passes, _ in seconds) / ids.numel(), min(step for _, step in seconds))
+
+
+def _a_step(model: GPT, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> tuple[float, float]:
+    """Seconds of forward and backward, and of the optimizer."""
+    started = time.perf_counter()
+    with autocast_on(ids.device):
+        _, loss = model(ids, ids)
+    loss.backward()
+    loss.item()
+    passed = time.perf_counter()
+    optimizer.step()
+    optimizer.zero_grad()
+    if ids.device.type == "cuda":
+        torch.cuda.synchronize()
+    return passed - started, time.perf_counter() - passed
 
 
 # ---- how hard a text is ------------------------------------------------------------------------------------------------

@@ -228,6 +228,8 @@ def _gradient(
             (loss * share).backward()
             mean += loss.detach() * share
         tokens += targets.numel()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # else its time would be told as that of whoever waits for it next
         clock.lap("model")
     return mean, tokens
 
@@ -249,11 +251,17 @@ def _usually(lr: float) -> str:
 
 def _fewer(at_once: int, batch_size: int, error: RuntimeError) -> int:
     """Half as many windows at once, with a warning, if the error says that memory ran out; else the error again."""
-    if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)) or at_once == 1:
+    if not out_of_memory(error) or at_once == 1:
         raise error
     at_once = min(at_once, batch_size) // 2 or 1
     warn(f"a batch did not fit into memory; from here on it is computed {at_once} windows at a time", stacklevel=3)
     return at_once
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True if it says that memory ran out, in the words of CUDA, Linux or Windows."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def evaluate(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autocast=contextlib.nullcontext) -> float:

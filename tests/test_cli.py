@@ -622,8 +622,26 @@ def test_a_plan_is_told_without_training(run_cli, tmp_path, text_file, begins_no
     result = run_cli("plan", "my.txt", "--minutes", 2, "--device", "cpu", "--n-layer", 1, "--n-embd", 16)
     assert result.code == 0
     assert "1 blocks of 16 channels" in result.err
-    assert "minigpt train my.txt --minutes 2" in result.err
+    command = result.err.splitlines()[-1].strip()
+    assert command == "minigpt train my.txt --minutes 2 --device cpu --n-layer 1 --n-embd 16"
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("flags", [["--n-head", 3], ["--n-embd", 50], ["--n-head", 5, "--arch", "gpt"]])
+def test_heads_and_channels_may_be_given_to_a_plan_alone(run_cli, text_file, begins_now, flags):
+    result = run_cli("train", "my.txt", "--minutes", 0.03, "--device", "cpu", "--n-layer", 1, "--block-size", 16, *flags)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    "args", [["my.txt", "--minutes", 1, "--max-iters", 5], ["--resume", "--out", "run", "--max-iters", 10**6]]
+)
+def test_minutes_and_steps_do_not_both_say_when_to_end(run_cli, text_file, begins_now, args):
+    assert run_cli("train", "my.txt", "--out", "run", "--minutes", 0.01, *TINY[:-2], "--device=cpu").code == 0
+    result = run_cli("train", *args)
+    assert result.code == 2
+    assert "minutes and max_iters both say when to end" in result.err
+    assert run_cli("train", "--resume", "--out", "run", "--max-iters", 10, "--minutes", 0).code == 0
 
 
 @pytest.mark.parametrize(("args", "words"), [(["--minutes", 0], "above 0"), (["--minutes", -1], "above 0"), ([], "Missing"),

@@ -52,15 +52,26 @@ def test_steps_follow_the_time_that_is_left(now):
     """A minute; a step of 0.1 s; an evaluation every 50 steps that takes 1 s, and one more at the end."""
     config, clock = TrainConfig(minutes=1, max_iters=900, eval_interval=50), Clock()
     clock.evaluating()
-    now.seconds += 0.25
+    now.seconds += 0.2
     clock.lap("evaluation")
-    clock.evaluated(0.25)  # it read a quarter of what the next ones will
+    now.seconds += 0.2
+    clock.lap("rest")
+    clock.evaluated(0.25)  # it read a quarter of what the next ones will; the sample was as long as theirs
     assert clock.evaluation_s == pytest.approx(1)
     stepped(clock, now, 0.1, 4)
     assert clock.last_step(4, 900, config) == 900  # too early to say
     stepped(clock, now, 0.1)
-    left = 60 - 0.25 - 0.5 - 1
+    left = 60 - 0.4 - 0.5 - 1
     assert clock.last_step(5, 900, config) == pytest.approx(5 + left / (0.1 + 1 / 50), abs=1)
     assert clock.last_step(5, 490, config) == 490  # near enough
     now.seconds = 59.5
     assert clock.last_step(300, 490, config) == 300  # nothing is left: this was the last
+
+
+def test_steps_that_take_long_are_believed_sooner(now):
+    """A minute; a step of 15 s: after one, a quarter is gone, and after four, all."""
+    config, clock = TrainConfig(minutes=1, max_iters=900), Clock()
+    stepped(clock, now, 15)
+    assert clock.last_step(1, 900, config) == 4
+    stepped(clock, now, 15, 3)
+    assert clock.last_step(4, 4, config) == 4

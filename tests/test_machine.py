@@ -19,7 +19,11 @@ def test_the_peak_of_a_processor_is_measured_and_not_lower_than_a_product_reache
 
 @pytest.mark.parametrize(("name", "peak"), [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12),
                                             ("NVIDIA A100-SXM4-40GB", 312e12), ("NVIDIA L4", 121e12),
-                                            ("NVIDIA L40S", 362e12), ("NVIDIA GeForce GTX 1080", None)])  # fmt: skip
+                                            ("NVIDIA L40S", 362e12), ("NVIDIA GeForce RTX 4090", 165e12),
+                                            ("NVIDIA GeForce GTX 1080", None), ("NVIDIA RTX A1000", None),
+                                            ("NVIDIA L40", None), ("NVIDIA H100 NVL", None), ("NVIDIA A10", None),
+                                            ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+                                            ("NVIDIA GeForce RTX 3090 Ti", None), ("NVIDIA GH200 480GB", None)])  # fmt: skip
 def test_a_gpu_has_the_peak_of_its_data_sheet_or_none(name, peak, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
     assert peak_flops(torch.device("cuda")) == peak
@@ -63,8 +67,22 @@ def test_no_more_memory_is_available_than_there_is():
         assert free is None or free > 2**20
 
 
-def test_a_container_that_allows_less_counts(monkeypatch):
-    files = {"/sys/fs/cgroup/memory.max": "5000000", "/sys/fs/cgroup/memory.current": "1000000"}
-    read = Path.read_text
-    monkeypatch.setattr(machine.Path, "read_text", lambda self, *a, **k: files.get(str(self)) or read(self, *a, **k))
-    assert available_memory(CPU) == 4_000_000
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"memory.max": "5000000", "memory.current": "1000000"}, 4_000_000),
+        (
+            {"memory.max": "5000000", "memory.current": "4000000", "memory.stat": "a 9\ninactive_file 3000000\n"},
+            4_000_000,
+        ),
+        ({"memory.max": "max", "memory.current": "1000000"}, None),
+        ({"memory/memory.limit_in_bytes": "6000000", "memory/memory.usage_in_bytes": "1000000"}, 5_000_000),
+    ],
+)
+def test_a_container_that_allows_less_counts(monkeypatch, tmp_path, files, free):
+    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
+    everything = available_memory(CPU)
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert available_memory(CPU) == free or (free is None and available_memory(CPU) == pytest.approx(everything, rel=0.1))

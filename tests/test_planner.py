@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -66,6 +67,7 @@ class Long:
 
     def __init__(self, corpus):
         self.ids, self.val, self.tokenizer, self.train = corpus.ids, corpus.ids, corpus.tokenizer, range(10**8)
+        self.check = corpus.check
 
 
 @pytest.mark.parametrize("minutes", [0.5, 3, 60])
@@ -102,6 +104,65 @@ def test_what_is_given_stays(corpus):
         assert getattr(found.shape, name, getattr(found.config, name, None)) == value
 
 
+@pytest.mark.parametrize("given", [dict(batch_size=64), dict(batch_size=4, grad_accum_steps=8), dict(grad_accum_steps=3)])
+def test_a_batch_that_is_given_takes_no_more_time_than_there_is(corpus, given):
+    found = plan(Long(corpus), 3, given=given, measure=machine(3e10))
+    c, shape = found.config, found.shape
+    tokens = c.batch_size * c.grad_accum_steps * shape.block_size
+    seconds = c.max_iters * (tokens * found.speed.token_s + found.speed.step_s)
+    assert 0.8 * 180 < seconds < 180
+    assert found.epochs == pytest.approx(c.max_iters * tokens / 10**8)
+    assert ("3 x" in found.describe()) == (c.grad_accum_steps == 3)
+
+
+def test_an_optimizer_that_is_given_gets_its_own_rates():
+    adamw, muon = (
+        recipe("modern", 128, 64, 1e6, dict(optimizer="adamw")),
+        recipe("gpt", 128, 64, 1e6, dict(optimizer="muon")),
+    )
+    assert (adamw["learning_rate"], adamw.get("schedule")) == (2e-3, None)
+    assert (muon["learning_rate"], muon["schedule"]) == (0.02, "linear")
+
+
+@pytest.mark.parametrize("n_head", [1, 3, 5, 7, 12])
+def test_heads_that_are_given_get_channels_that_suit_them(corpus, n_head):
+    shape = plan(Long(corpus), 3, given=dict(n_head=n_head), measure=machine(3e10)).shape
+    assert shape.n_head == n_head
+    shape.check_rotary()
+    assert plan(Long(corpus), 3, given=dict(n_embd=66, n_layer=1), measure=machine(3e10)).shape.n_head == 1
+
+
+def test_a_text_too_short_for_any_plan_is_told_as_that_before_anything_is_measured(tmp_path):
+    (tmp_path / "short.txt").write_text("a")
+    with pytest.raises(ValueError, match="no block size fits so short a text"):
+        plan(load_corpus([tmp_path / "short.txt"]), 1)
+
+
+def test_the_speed_is_measured_with_the_dropout_of_the_plan(corpus):
+    asked = []
+
+    def measure(arch: str, shape: GPTConfig, device: str) -> Speed:
+        asked.append(shape)
+        return machine(1e12)(arch, shape, device)
+
+    found = plan(corpus, 5, measure=measure)  # a short text: learned by heart without dropout
+    assert found.shape.dropout > 0
+    assert found.shape in asked
+
+
+def test_a_size_that_turns_out_not_to_fit_ends_the_search(corpus, monkeypatch):
+    from minigpt.planner import MODELS
+
+    class TooLarge(MODELS["modern"]):
+        def forward(self, *args, **kwargs):
+            if self.config.n_embd > 64:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99999 bytes")
+            return super().forward(*args, **kwargs)
+
+    monkeypatch.setitem(MODELS, "modern", TooLarge)
+    assert plan(Long(corpus), 60, given=dict(n_layer=1, block_size=16)).shape.n_embd == 64
+
+
 def test_a_context_longer_than_the_validation_part_is_no_candidate(tmp_path):
     (tmp_path / "short.txt").write_text("To be, or not to be. " * 40)  # 84 characters held back
     assert plan(load_corpus([tmp_path / "short.txt"]), 1, measure=machine(1e10)).shape.block_size == 64
@@ -132,8 +193,8 @@ def test_measuring_stops_in_time(corpus, monkeypatch):
         return machine(1e15)(arch, shape, device)
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    plan(corpus, 20 / 60, measure=slow, given=dict(block_size=64))
-    assert len(asked) == 1
+    plan(Long(corpus), 20 / 60, measure=slow)
+    assert len(asked) == 2  # a size, and a context
 
 
 def test_text_that_repeats_itself_is_easier_than_noise(tmp_path):
@@ -148,5 +209,17 @@ def test_text_that_repeats_itself_is_easier_than_noise(tmp_path):
 
 def test_a_plan_is_told_in_plain_words(corpus):
     words = plan(corpus, 2, measure=machine(3e10)).describe()
-    for part in ("blocks of", "heads, context", "steps of", "tokens/s", "GB", "read", "by heart", "nats/token", "bits/char"):
+    assert re.search(r"ends +at \d\d:\d\d:\d\d", words)
+    for part in (
+        "blocks of",
+        "heads, context",
+        "steps of",
+        "tokens/s",
+        "GB",
+        "read",
+        "by heart",
+        "nats/token",
+        "bits/char",
+        "ends",
+    ):
         assert part in words

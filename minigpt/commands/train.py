@@ -5,7 +5,6 @@ Next: write.py
 
 import difflib
 import os
-import time
 import tomllib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -62,7 +61,8 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
 @click.option(
     "--size",
     metavar="NAME",
-    help=f"recipe for a gpt: auto, {', '.join(SIZES)}; auto = small, on a GPU lecture  [default: auto]",
+    help=f"recipe for a gpt: auto, {', '.join(SIZES)}; auto = small, on a GPU lecture, with --minutes what the plan "
+    "chooses  [default: auto]",
 )
 @click.option("--device", metavar="NAME", help=f"{DEVICE}  [default: auto]")
 @click.option(
@@ -114,7 +114,10 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
         with faults:
             _text("out", out)
         with faults:
-            _configs(arch, _fitting_size(arch, given) if size == "auto" else size, given)
+            _one_end(given)
+        planned = size == "auto" and arch != "bigram" and bool(given.get("minutes"))
+        with faults:
+            _check_values(arch, size, given, planned)
         faults.tell()
 
     import torch
@@ -127,11 +130,13 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
     from ..modern import ModernGPT
 
     device = training_device(given.get("device", "auto"))
-    planned = size == "auto" and arch != "bigram" and bool(given.get("minutes"))
-    if size == "auto":
+    if size == "auto" and not planned:
         size = "small" if device == "cpu" else "lecture"
     with usage():
-        gpt_config, train_config, data_config = _configs(arch, size, given)
+        if planned:
+            data_config = from_dict(DataConfig, given)
+        else:
+            gpt_config, train_config, data_config = _configs(arch, size, given)
     if out is not None:
         check_new(Path(out))
     corpus = load_corpus(texts, data_config)
@@ -151,10 +156,9 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
         _check_memory(gpt_config.n_params)
         model = {"gpt": GPT, "modern": ModernGPT}[arch](gpt_config)
     model.to(device)
-    say(
-        f"\n{architecture(model)}\n\nOn {_device_name(device)}, {train_config.max_iters:,} steps "
-        f"of {_tokens(train_config, gpt_config):,} tokens."
-    )
+    number = "" if train_config.minutes and not planned else f"{train_config.max_iters:,} "  # else the clock will tell
+    say(f"\n{architecture(model)}\n")
+    say(f"On {_device_name(device)}, {number}steps of {_tokens(train_config, gpt_config):,} tokens.")
     name = _slug(corpus.name) + ("" if arch == "modern" else f"-{arch}")
     folder = free_folder(Path("runs") / name) if out is None else Path(out)
     say(f"Run: {folder}\n")
@@ -193,6 +197,8 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, pro
                 if name == "size":
                     raise ValueError("size is for a new run; a run that goes on keeps its own")
         with faults:
+            _one_end({"minutes": about["train"]["minutes"]} | changes)
+        with faults:
             TrainConfig(**about["train"]).changed(changes)
         with faults:
             data_config = from_dict(DataConfig, about["text"] | {name: given[name] for name in given.keys() & {"encoding"}})
@@ -226,10 +232,7 @@ def _planned(corpus: Any, arch: str, device: str, given: dict[str, Any]) -> tupl
     say(f"\nMeasuring {_device_name(device)} for a plan of {minutes:g} {'minute' if minutes == 1 else 'minutes'} ...")
     with usage():
         found = plan(corpus, minutes, arch, device, given, spent=running_s())
-    left = 60 * found.config.minutes - running_s()
-    end = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-    sooner = ", sooner than asked: more would only be learned by heart" if found.config.minutes < minutes else ""
-    say(f"{found.describe(corpus.tokens_per_char)}\n  {'ends':<10}at {end}{sooner}")
+    say(found.describe(corpus.tokens_per_char))
     return found.shape, found.config
 
 
@@ -287,19 +290,20 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
             if not minutes > 0:
                 raise ValueError(f"minutes is {minutes:g}; it must be above 0")
         with faults:
-            _, _, data_config = _configs(arch, _fitting_size(arch, given), given)
+            _check_values(arch, "auto", given, planned=True)
         faults.tell()
 
     from ..card import argument
     from ..corpus import load_corpus
 
-    device = choose_device(device)
-    corpus = load_corpus(texts, data_config)
+    corpus = load_corpus(texts, from_dict(DataConfig, given))
     for line in (*corpus.notes, corpus.describe()):
         say(line)
-    shape, _ = _planned(corpus, arch, device, given | {"minutes": minutes})
-    corpus.check(shape.block_size)
-    say("\nTrain it:\n  " + " ".join(["minigpt train", *map(argument, texts), f"--minutes {minutes:g}"]))
+    _planned(corpus, arch, choose_device(device), given | {"minutes": minutes})
+    chosen = {"minutes": f"{minutes:g}", "arch": arch, "device": device} | given
+    chosen = {name: value for name, value in chosen.items() if (name, value) not in (("arch", "modern"), ("device", "auto"))}
+    same = [f"--{name.replace('_', '-')} {argument(str(value))}" for name, value in chosen.items()]
+    say("\nTrain it:\n  " + " ".join(["minigpt train", *map(argument, texts), *same]))
 
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------
@@ -332,19 +336,29 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
     return shape, train_config, data_config
 
 
-def _fitting_size(arch: str, given: dict[str, Any]) -> str:
-    """A size that these values can be put over: the one that auto might choose on a processor or on a GPU."""
-    if arch == "bigram":
-        return "auto"  # it has a recipe of its own
+def _one_end(given: dict[str, Any]) -> None:
+    if given.get("minutes") and "max_iters" in given:
+        raise ValueError("minutes and max_iters both say when to end; leave one of them out")
+
+
+def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) -> None:
+    """Raise ValueError unless these values can be put over the size: if it is auto, over one of those that it may become.
+
+    planned: heads or channels that are not given will be made to suit those that are.
+    """
+    if planned and "n_embd" in given:
+        given = {"n_head": 1} | given
+    elif planned and isinstance(given.get("n_head"), int) and given["n_head"] > 0:
+        given = given | {"n_embd": 2 * given["n_head"]}
     try:
-        _configs(arch, "small", given)
+        _configs(arch, "small" if size == "auto" else size, given)
     except ValueError as fault:
+        if size != "auto" or arch == "bigram":
+            raise
         try:
             _configs(arch, "lecture", given)
         except ValueError:
             raise fault from None
-        return "lecture"
-    return "small"
 
 
 def _text(name: str, value: Any) -> None:
