@@ -47,7 +47,7 @@ def main() -> None:
     lines = [line for line in read_lines(file) if line["seed"] in seeds]
     losses = [line["loss"] for line in lines]
     minutes = statistics.median(line["seconds"] for line in lines) / 60
-    name = f"`minigpt train {RECIPE}`: {lines[0]['plan']}"
+    name = f"`minigpt train --size small {RECIPE}`: {lines[0]['plan']}"
     rows = [[name, mean_spread(losses), ", ".join(f"{loss:.4f}" for loss in losses), f"{minutes:.0f} minutes of a core"]]
     rows += [[what, loss, "", ""] for what, loss in PUBLISHED]
     publish(

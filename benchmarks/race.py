@@ -81,7 +81,7 @@ def mean_spread(losses: list[float]) -> str:
 
 
 def long_race(clone: Path | None, text: str, seeds: int) -> None:
-    """To 1.4697 at a context of 256."""
+    """To 1.4697 at a context of at most 256."""
     file = ROOT / "build/race.jsonl"
     file.parent.mkdir(exist_ok=True)
     for seed in range(101, 101 + seeds):
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, metavar="PATH")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--long", action="store_true", help="to 1.4697 at a context of 256")
+    parser.add_argument("--long", action="store_true", help="to 1.4697 at a context of at most 256")
     asked = parser.parse_args()
     text, peer, rows = shakespeare(), [], []
     if asked.long:

@@ -94,7 +94,7 @@ def publish_law(lines: list[Line]) -> None:
     (ROOT / "docs/scaling.md").write_text(f"""# What a model of a size learns from so many tokens
 
 Made by `python benchmarks/sweep.py --fit` from the {len(lines)} runs in benchmarks/sweep.jsonl, which `python
-benchmarks/sweep.py` makes again. {describe()}.
+benchmarks/sweep.py` makes again; the law from the {len(of_the_law(lines))} of today's GPT on tiny Shakespeare. {describe()}.
 
 ![Loss by tokens and size](scaling.svg)
 
@@ -112,8 +112,8 @@ heart; dropout takes it away, for a price. A token teaches the GPT-2 of `gpt.py`
 {100 * law.error:.2g} % (root mean square). Runs on the first 100,000 characters alone lie {shift:g} nats above it: the plays
 at the beginning are not those at the end. That number is fitted too, and no part of the law.
 
-On another text the losses are multiplied by how much harder it is for a compressor (xz, its first half million tokens); that
-is rough, so the plan tells a wider range there.
+On another text the losses are multiplied by the root of how much harder it is for a compressor (xz, its first half million
+tokens); that is rough, so the plan tells a wider range there.
 
 {table(header, rows)}
 """)

@@ -51,7 +51,6 @@ def points() -> Iterator[dict[str, Any]]:
         yield run(4, 128, 128, 2, characters=100_000, dropout=dropout)
     yield run(4, 128, 128, 1, dropout=0.1)
     yield run(3, 64, 128, 4)
-    yield run(4, 128, 256, 4)
 
 
 def library(folder: Path) -> Path:

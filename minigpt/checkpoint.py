@@ -32,7 +32,7 @@ import torch.nn as nn
 from . import __version__
 from .bigram import BigramLanguageModel, LanguageModel
 from .card import SAMPLE, model_card, read_metrics, read_samples
-from .config import SampleConfig, TrainConfig
+from .config import SampleConfig, TrainConfig, from_dict
 from .corpus import Corpus
 from .files import (
     MANIFEST,
@@ -204,6 +204,11 @@ class Run:
         card = model_card(self.folder, self.model, self.about, self.state, self.best_sample)
         write_file(self.folder / "README.md", card)
         self.save()
+
+    def evaluations(self) -> list[Metrics]:
+        """What was measured so far at the evaluations."""
+        needed = {"last_step": 0, "seconds": 0.0}
+        return [from_dict(Metrics, needed | line) for line in read_metrics(self.folder) if "val_loss" in line]
 
     def save(self) -> None:
         """Write a checkpoint of this step; older ones go only when it is safe.

@@ -2,7 +2,8 @@
 
 Three things decide: how fast this machine is (measured, for a few sizes), how much a model of a size learns from so many
 tokens (a law, fitted to the runs of benchmarks/sweep.py; docs/scaling.md shows it), and how hard the text is (what a
-compressor makes of it). The plan is the candidate with the lowest loss that the law expects.
+compressor makes of it). The plan is the candidate with the lowest loss that the law expects: of sizes from small to large,
+then of contexts.
 
 Next: card.py
 """

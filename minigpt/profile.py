@@ -6,20 +6,23 @@ Next: doctor.py
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerAction, ProfilerActivity, profile, schedule
 
 WAIT, WARM_UP, RECORDED = 5, 3, 10  # steps
+WHOLE = {  # what is one thing with all that it calls
+    "Optimizer.": "optimizer",
+    "aten::_foreach_norm": "clipping, and a look at every number",
+}
 KINDS = {  # what an operation's name contains -> what it is for; the first that fits
     "scaled_dot_product": "attention",
     "softmax": "softmax and loss",
     "nll_loss": "softmax and loss",
     "norm": "norms",
     "Norm": "norms",
-    "adamw": "optimizer",
-    "Optimizer": "optimizer",
-    "lerp": "optimizer",
     "conv": "matrix products",
     "mm": "matrix products",
     "linear": "matrix products",
@@ -51,7 +54,7 @@ class Profile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.table = folder / "trace.json", ""
+        self.path, self.table, self.evaluated = folder / "trace.json", "", False
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its recorder would write lines of its own to the screen
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         plan = schedule(wait=WAIT, warmup=WARM_UP, active=RECORDED, repeat=1)
@@ -68,20 +71,33 @@ class Profile:
                 f"No profile: it records steps {WAIT + WARM_UP + 1} to {WAIT + WARM_UP + RECORDED}, and this ended before."
             )
 
-    def step(self) -> None:
+    def step(self, evaluated: bool = False) -> None:
+        """A step is over, perhaps with an evaluation."""
+        self.evaluated |= evaluated and self.recorder.current_action is not ProfilerAction.NONE
         self.recorder.step()
 
     def _keep(self, recorded: profile) -> None:
         recorded.export_chrome_trace(str(self.path))
         seconds: defaultdict[str, float] = defaultdict(float)
-        for event in recorded.key_averages():
-            if event.key.startswith("ProfilerStep"):
-                continue
-            own = event.self_device_time_total or event.self_cpu_time_total  # microseconds
-            kind = next((kind for part, kind in KINDS.items() if part in event.key), "everything else")
-            seconds[kind] += own / 1e6
+        on_gpu = ProfilerActivity.CUDA in recorded.activities
+        for event in recorded.events() or ():
+            # What a GPU computes is told twice: by itself, and as the time of the operation that asked for it.
+            if not event.name.startswith("ProfilerStep") and event.device_type == DeviceType.CPU:
+                seconds[kind(event)] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
         total = sum(seconds.values())
         rows = sorted(seconds.items(), key=lambda row: -row[1])
-        lines = [f"  {kind:<30}{1000 * s / RECORDED:>9.2f} ms  {s / total:>5.0%}" for kind, s in rows if s > 0]
-        head = f"Where the time of a step goes (the mean of {RECORDED}; the trace is {self.path}, for ui.perfetto.dev):"
+        lines = [f"  {kind:<40}{1000 * s / RECORDED:>9.2f} ms  {s / total:>5.0%}" for kind, s in rows if s > 0]
+        among = ", an evaluation among them" * self.evaluated
+        head = (
+            f"Where the time of a step goes (the mean of {RECORDED}{among}; the trace is {self.path}, for ui.perfetto.dev):"
+        )
         self.table = "\n".join([head, *lines])
+
+
+def kind(event: Any) -> str:
+    """What an operation is for: by what it is a part of, or by its name."""
+    around, outer = event, ""
+    while around is not None:
+        outer = next((whole for name, whole in WHOLE.items() if around.name.startswith(name)), outer)
+        around = around.cpu_parent
+    return outer or next((kind for part, kind in KINDS.items() if part in event.name), "everything else")

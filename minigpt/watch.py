@@ -6,6 +6,7 @@ Next: planner.py
 """
 
 from collections import deque
+from collections.abc import Iterable
 from statistics import mean, stdev
 
 from .trainer import SPIKE, Metrics
@@ -24,7 +25,12 @@ class Watch:
         self.lowest_step = 0
         self.start: float | None = None  # loss of the untrained model
         self.best: Metrics | None = None  # the evaluation with the lowest validation loss
-        self.worse: list[float] = []  # validation losses since then, each higher than the one before
+        self.worse: list[float] = []  # validation losses since then
+
+    def remember(self, evaluations: Iterable[Metrics]) -> None:
+        """Evaluations of earlier sessions: what was to be said of them was said then."""
+        for metrics in evaluations:
+            self.said |= self._evaluations(metrics).keys()
 
     def see(self, metrics: Metrics) -> list[str]:
         """What is to be said after this step: mostly nothing."""
@@ -71,16 +77,15 @@ class Watch:
             return {}
         found: dict[str, str] = {}
         error = metrics.val_error
-        if error is not None and error > IMPRECISE:
-            found["imprecise"] = (
-                f"The validation part is small: its loss is known to ± {error:.2f} only; smaller differences mean nothing."
-            )
+        if error is None or error > IMPRECISE:
+            about = "how precise its loss is cannot be told" if error is None else f"its loss is known to ± {error:.2f} only"
+            found["imprecise"] = f"The validation part is small: {about}; small differences mean nothing."
         if self.best is None or metrics.is_best:
             self.best, self.worse = metrics, []
         else:
             self.worse.append(metrics.val_loss)
             learned = (metrics.train_loss or 0.0) < (self.best.train_loss or 0.0)
-            rising = self.worse == sorted(self.worse) and len(self.worse) >= 2
+            rising = len(self.worse) >= 2 and self.worse[-1] > self.worse[-2]
             if rising and learned and self.best.val_loss is not None:
                 found["overfitting"] = (
                     f"Overfitting since step {self.best.step:,}: the validation loss rises ({self.best.val_loss:.3f} to "

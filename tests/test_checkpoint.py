@@ -74,6 +74,12 @@ def checkpoint_bytes(folder: Path) -> dict[str, Any]:
     return {"state": state, **{file.name: file.read_bytes() for file in step.glob("*.safetensors")}}
 
 
+def test_a_run_knows_its_evaluations(finished):
+    seen = finished[0].evaluations()
+    assert [metrics.step for metrics in seen] == [0, 4, 8, 12]
+    assert all(metrics.val_loss for metrics in seen)
+
+
 # ---- other programs open it ----------------------------------------------------------------------------------------
 
 

@@ -656,12 +656,14 @@ def test_a_plan_that_cannot_be_is_refused(run_cli, text_file, args, words):
 # ---- where the time goes -----------------------------------------------------------------------------------------------
 
 
-def test_a_profile_is_a_table_and_a_trace(run_cli, tmp_path, text_file):
-    result = run_cli(
-        "train", "my.txt", "--out", "run", *TINY[:-2], "--device=cpu", "--max-iters=25", "--eval-interval=25", "--profile"
-    )
+@pytest.mark.parametrize(("interval", "among"), [(18, True), (19, False)])
+def test_a_profile_is_a_table_and_a_trace(run_cli, tmp_path, text_file, interval, among):
+    """It is of steps 9 to 18."""
+    flags = [*TINY[:-2], "--device=cpu", "--max-iters=19", f"--eval-interval={interval}", "--eval-tokens=64", "--profile"]
+    result = run_cli("train", "my.txt", "--out", "run", *flags)
     assert result.code == 0
-    for kind in ("matrix products", "attention", "norms", "optimizer"):
+    assert ("an evaluation among them" in result.err) == among
+    for kind in ("matrix products", "attention", "norms", "optimizer", "clipping, and a look at every number"):
         assert re.search(rf"{kind} +[\d.]+ ms +\d+%", result.err)
     trace = json.loads((tmp_path / "run" / "trace.json").read_text())
     assert any("mm" in event.get("name", "") for event in trace["traceEvents"])

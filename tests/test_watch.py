@@ -57,10 +57,28 @@ def test_a_loss_that_wavers_or_that_rises_in_training_too_is_no_overfitting(wors
     assert said(START, look(200, 1.5, 1.7), *(look(*each, best=False) for each in worse)) == []
 
 
+def test_overfitting_that_pauses_once_is_told_when_it_goes_on():
+    rising = [look(300, 1.4, 1.85, best=False), look(400, 1.3, 1.8, best=False), look(500, 1.2, 1.9, best=False)]
+    (sentence,) = said(START, look(200, 1.5, 1.7), *rising)
+    assert sentence.startswith("Overfitting since step 200")
+
+
+def test_a_run_that_goes_on_is_compared_with_its_own_best_and_hears_nothing_twice():
+    before = [START, look(100, 2.0, 2.0), look(200, 1.5, 1.7), look(300, 1.3, 1.75, best=False)]
+    watch = Watch()
+    watch.remember(before)
+    (sentence,) = watch.see(look(400, 1.1, 1.85, best=False))
+    assert sentence.startswith("Overfitting since step 200: the validation loss rises (1.700 to 1.850)")
+    watch = Watch()
+    watch.remember([*before, look(400, 1.1, 1.85, best=False)])
+    assert watch.see(look(500, 1.0, 1.95, best=False)) == []
+
+
 def test_a_validation_part_that_is_too_small_is_told_with_its_standard_error():
     (sentence,) = said(START, look(100, 2.0, 2.0, error=0.034), look(200, 1.9, 1.9, error=0.034))
     assert "± 0.03" in sentence
-    assert said(START, look(100, 2.0, 2.0, error=None)) == []
+    (sentence,) = said(START, look(100, 2.0, 2.0, error=None), look(200, 1.9, 1.9, error=None))
+    assert "how precise its loss is cannot be told" in sentence
 
 
 def test_a_spike_is_told_once_with_what_leaves_it_out():

@@ -253,11 +253,12 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
             recorder = stack.enter_context(Profile(run.folder)) if profile else None
             stack.enter_context(rescue(run))
             progress = stack.enter_context(Progress(config, corpus.tokens_per_char, run.state.step))
+            progress.watch.remember(run.evaluations())
             for metrics in train(run.model, batches, corpus.val, config, run.state):
                 run.record(metrics)
                 progress.update(metrics, run.sample)
-                if recorder:
-                    recorder.step()
+                if recorder and metrics.loss is not None:
+                    recorder.step(metrics.val_loss is not None)
                 if stop.requested:
                     break
     if recorder:
