@@ -25,6 +25,7 @@ class LanguageModel(nn.Module):
     """
 
     model_type: str  # its name in config.json
+    vocab_size: int  # the tokens that there are
     block_size: int  # the tokens it reads at once
 
     def to_hf(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,10 +1,11 @@
 """A conversation with a model that only knows how to go on: a text that two hands write in turn.
 
 What you write is put behind the text, the model goes on from there, and so does the next turn. Nothing marks who wrote
-what: a base model has learned no such marks. A line that begins with / is for the program.
+what: a base model has learned no such marks. An answer ends before a stop string, an empty line to begin with, which is part
+of the text too: your next line begins behind it. \\n in a line is a new line; one that begins with / is for the program.
 
     chat = Chat(model, tokenizer, SampleConfig(max_new_tokens=200, temperature=0.8))
-    for piece in chat.answer("ROMEO:\\n"): print(piece, end="")
+    for piece in chat.answer("ROMEO:"): print(piece, end="")
     for piece in chat.answer("/temperature 0.5"): print(piece, end="")
 
 Next: explain.py
@@ -16,8 +17,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from .config import SampleConfig
+from .engine import steps
 from .tokenizer import Tokenizer
-from .writing import write
+from .writing import Text, start_ids
 
 HELP = """\
 /retry           write the last answer anew
@@ -25,9 +27,9 @@ HELP = """\
 /undo            take back the last turn
 /clear           begin with an empty text
 /text            show the whole text
-/stop TEXT       end an answer before this (now {stop}; \\n is a new line); /stop alone: nothing ends it but its length
+/stop TEXT       end an answer before this (now {stop}); /stop alone: nothing ends it but its length
 /NAME VALUE      change a setting: {settings}
-/help, /quit     this; the end (also Ctrl-D). Ctrl-C stops an answer"""
+/help, /quit     this; the end (also Ctrl-D). Ctrl-C stops an answer; \\n in a line is a new line"""
 
 
 @dataclass
@@ -36,13 +38,15 @@ class Turn:
 
     yours: str
     its: str = ""
+    stop: str = ""  # what would have come next
 
 
 class Chat:
     """The text so far, and how it goes on."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, config: SampleConfig, stop: Sequence[str] = ("\n\n",)) -> None:
-        self.model, self.tokenizer, self.config, self.stop = model, tokenizer, config, tuple(stop)
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
         self.turns: list[Turn] = []
         self.answers = 0  # so far, those that were taken back too: each has random numbers of its own
         self.over = False
@@ -50,7 +54,12 @@ class Chat:
     @property
     def text(self) -> str:
         """All that both have written."""
-        return "".join(turn.yours + turn.its for turn in self.turns)
+        return "".join(turn.yours + turn.its + turn.stop for turn in self.turns)
+
+    @property
+    def overflows(self) -> bool:
+        """True if the text is longer than the context: the model looks back on its end."""
+        return len(start_ids(self.tokenizer, self.text)) > self.model.block_size
 
     def answer(self, line: str) -> Iterator[str]:
         """Yield the answer to a line, piece by piece: the model's, or the program's to a command.
@@ -58,6 +67,7 @@ class Chat:
         Whoever stops asking stops the answer; what was written until then is part of the text.
         Raises ValueError in plain words for a line that cannot be used; the text is unchanged then.
         """
+        line = line.replace("\\n", "\n")
         if line.startswith("/"):
             yield from self._obey(*line[1:].partition(" ")[::2])
         else:
@@ -68,9 +78,11 @@ class Chat:
     def _write(self) -> Iterator[str]:
         turn, sample = self.turns[-1], self.answers
         self.answers += 1
-        for piece in write(self.model, self.tokenizer, self.text, self.config, sample, self.stop):
-            turn.its += piece
-            yield piece
+        text = Text(self.tokenizer, self.stop)
+        for piece in text.follow(steps(self.model, start_ids(self.tokenizer, self.text), self.config, sample)):
+            turn.its += piece.text
+            yield piece.text
+        turn.stop = text.stopped_by
 
     def _obey(self, name: str, value: str) -> Iterator[str]:
         name = name.replace("-", "_")
@@ -84,7 +96,7 @@ class Chat:
             if name == "edit":
                 self.tokenizer.encode(value)
                 turn.yours = value
-            turn.its = ""
+            turn.its = turn.stop = ""
             yield from self._write()
         elif name == "undo":
             self.turns.pop()
@@ -95,13 +107,13 @@ class Chat:
         elif name == "text":
             yield self.text
         elif name == "stop":
-            self.stop = (value.replace("\\n", "\n"),) if value else ()
-            yield f"An answer ends before {value}." if value else "An answer ends after max_new_tokens."
+            self.stop = (value,) if value else ()
+            yield f"An answer ends before {_shown(value)}." if value else "An answer ends after max_new_tokens."
         elif name == "quit":
             self.over = True
         elif name == "help":
             settings = ", ".join(f"{key} {value}" for key, value in asdict(self.config).items())
-            stop = " or ".join(text.replace("\n", "\\n") for text in self.stop) or "nothing"
+            stop = " or ".join(map(_shown, self.stop)) or "nothing"
             yield HELP.format(settings=settings, stop=stop)
         else:
             known = ["retry", "edit", "undo", "clear", "text", "stop", "quit", "help", *asdict(self.config)]
@@ -109,6 +121,10 @@ class Chat:
             raise ValueError(
                 f"there is no /{name}; {f'did you mean /{close[0]}?' if close else '/help lists what there is'}"
             )
+
+
+def _shown(text: str) -> str:
+    return text.replace("\n", "\\n")
 
 
 def _value(name: str, value: str) -> Any:

@@ -22,20 +22,29 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .config import SampleConfig
+from .numpy_engine import check_ids
 from .sampling import pick, random_generator
 
 
 class Reader(Protocol):
     """What an engine is: it reads on, and remembers what it has read."""
 
+    vocab_size: int
     block_size: int
     reads_on: bool  # beyond block_size, one by one
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
 
     def read(self, tokens: Sequence[int]) -> np.ndarray:
         """Read tokens after those before -> float32 scores (V,) of what comes next."""
 
     def forget(self) -> None:
         """Begin anew."""
+
+    def follow(self, other: Any) -> None:
+        """Have read what another reader of the same model has."""
 
 
 def reader_of(model: Any) -> Reader:
@@ -93,11 +102,13 @@ class Writer:
 
     def __init__(self, reader: Reader, prompt: Sequence[int], config: SampleConfig, sample: int) -> None:
         self.reader, self.config = reader, config
-        self.seen = {int(i) for i in prompt}
-        self.window = [int(i) for i in prompt][-reader.block_size :]  # what it sees
-        self.unread = list(self.window)  # what of it is new to the reader
-        if not self.window:
+        ids = [int(i) for i in prompt]
+        if not ids:
             raise ValueError("a prompt needs at least one token to start from")
+        check_ids(ids, reader.vocab_size)
+        self.seen = set(ids)
+        self.window = ids[-reader.block_size :]  # what it sees
+        self.unread = list(self.window)  # what of it is new to the reader
         self.rng = random_generator(config.seed, sample)
         reader.forget()
 
@@ -123,7 +134,16 @@ def window_start(length: int, block_size: int) -> int:
 
 
 def read_all(model: Any, texts: Sequence[Writer]) -> np.ndarray:
-    """What is unread of N texts -> their scores (N, V). Models of torch and of C read their weights once for all of them."""
+    """What is unread of N texts -> their scores (N, V). Models of torch and of C read their weights once for all of them.
+
+    Texts that begin alike are read once.
+    """
+    first, *others = texts
+    if others and all(text.reader.length == 0 and text.unread == first.unread for text in texts):
+        scores = first.reader.read(first.unread)
+        for text in others:
+            text.reader.follow(first.reader)
+        return np.stack([scores] * len(texts))
     if hasattr(model, "read_all"):
         return model.read_all([text.reader for text in texts], [text.unread for text in texts])
     if hasattr(texts[0].reader, "together"):

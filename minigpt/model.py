@@ -46,7 +46,7 @@ class GPT(LanguageModel):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.config, self.block_size = config, config.block_size
+        self.config, self.vocab_size, self.block_size = config, config.vocab_size, config.block_size
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
         self.pos_emb = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)

@@ -76,15 +76,33 @@ class _Model(Structure):
 def library() -> ctypes.CDLL:
     """native.c, compiled: from the cache, or now. Raises NoCompiler."""
     compiler = find_compiler()
-    made_for = " ".join([SOURCE.read_text(encoding="utf-8"), *compiler, *FLAGS, platform.platform(), _processor()])
-    name = f"native-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}"
     try:
-        whole = [path for path in cache_folder().glob(f"{name}-*.so") if path.stem == _signed(name, path)]
-        lib = ctypes.CDLL(str(whole[0])) if whole else _compile(compiler, name)
+        kept = _kept(compiler)
+        lib = ctypes.CDLL(str(kept)) if kept else _compile(compiler)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise NoCompiler(f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}") from None
     lib.panel_size.restype = lib.room.restype = c_long
     return lib
+
+
+def needs_compiling() -> bool:
+    """True if `library` will take its time."""
+    try:
+        return not _kept(find_compiler())
+    except (NoCompiler, OSError):
+        return False
+
+
+def _name(compiler: list[str]) -> str:
+    """What a library is kept under: all that it depends on."""
+    made_for = " ".join([SOURCE.read_text(encoding="utf-8"), *compiler, *FLAGS, platform.platform(), _processor()])
+    return f"native-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}"
+
+
+def _kept(compiler: list[str]) -> Path | None:
+    """The library, if it was compiled before and is whole."""
+    name = _name(compiler)
+    return next((path for path in cache_folder().glob(f"{name}-*.so") if path.stem == _signed(name, path)), None)
 
 
 def find_compiler() -> list[str]:
@@ -98,7 +116,7 @@ def find_compiler() -> list[str]:
     return compiler
 
 
-def _compile(compiler: list[str], name: str) -> ctypes.CDLL:
+def _compile(compiler: list[str]) -> ctypes.CDLL:
     """With OpenMP where the compiler knows it, else for one thread. Kept only if it can be loaded."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
@@ -113,7 +131,7 @@ def _compile(compiler: list[str], name: str) -> ctypes.CDLL:
                 except OSError as error:
                     problem = str(error)
                     continue
-                os.replace(made, cache_folder() / f"{_signed(name, made)}.so")
+                os.replace(made, cache_folder() / f"{_signed(_name(compiler), made)}.so")
                 return lib
     raise OSError(problem)
 
@@ -142,7 +160,6 @@ class NativeModel:
         self.vocab_size, self.block_size, self.reads_on = model.vocab_size, model.block_size, model.reads_on
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
-        self.space = np.empty(0, np.float32)  # where it works
         self.cores = threads or min(cores(), 8)
         self.far = int(sum(array.nbytes for array in model.tensors.values()) / (4 if int8 else 1) > LARGE)
         self.model = self._describe(model)
@@ -166,13 +183,12 @@ class NativeModel:
         todo = [(r, token, start + i) for r, tokens, start in texts for i, token in enumerate(tokens[:-1])]
         todo += [(r, tokens[-1], start + len(tokens) - 1) for r, tokens, start in texts]
         n, scores = len(todo), np.empty((len(texts), self.vocab_size), np.float32)
-        if self.space.size < (need := self.lib.room(ctypes.byref(self.model), n, self.threads)):
-            self.space = np.empty(need, np.float32)
+        space = np.empty(self.lib.room(ctypes.byref(self.model), n, self.threads), np.float32)
         ids, places = (c_int * n)(*(token for _, token, _ in todo)), (c_int * n)(*(place for *_, place in todo))
         memories = (c_void_p * n)(*(reader.where for reader, *_ in todo))
         self.lib.forward(
             ctypes.byref(self.model), n, ids, places, memories, len(texts),
-            c_void_p(scores.ctypes.data), c_void_p(self.space.ctypes.data), self.threads,
+            c_void_p(scores.ctypes.data), c_void_p(space.ctypes.data), self.threads,
         )  # fmt: skip
         for reader, tokens, start in texts:
             reader.length = start + len(tokens)
@@ -181,9 +197,6 @@ class NativeModel:
     def _describe(self, m: NumpyTransformer) -> _Model:
         t, modern = m.tensors, isinstance(m, NumpyQwen3)
         keep = self._keep
-        for array in map(np.ascontiguousarray, t.values()):  # C would hide what is not
-            if not self.lib.all_finite(c_void_p(array.ctypes.data), c_long(array.size), self.cores):
-                raise ValueError("the model's weights are not finite numbers; they are damaged")
         if isinstance(m, NumpyQwen3):
             layers = [self._qwen3_layer(t, f"layers.{i}") for i in range(m.n_layer)]
             outer = {"tok_emb": keep(t["embed_tokens.weight"]), "norm": keep(t["norm.weight"]),
@@ -226,6 +239,7 @@ class NativeModel:
     def _matrix(self, weight: Array, bias: Array | None = None) -> _Matrix:
         """weight (out, in), in the panels of native.c: as it is or as int8."""
         rows, cols = weight.shape
+        self._check(weight)
         steps = [c_long(step // weight.itemsize) for step in weight.strides]
         source, size = c_void_p(weight.ctypes.data), self.lib.panel_size(rows, cols)
         shape = dict(
@@ -250,18 +264,28 @@ class NativeModel:
         return -(-self.kept[-1].ctypes.data // 64) * 64
 
     def _keep(self, array: np.ndarray) -> int:
+        self._check(array)
         self.kept.append(np.ascontiguousarray(array))
         return self.kept[-1].ctypes.data
+
+    def _check(self, array: np.ndarray) -> None:
+        """Raise ValueError for numbers that are not finite: C would hide them."""
+        whole = np.ascontiguousarray(array if array.flags.c_contiguous else array.T)  # a copy of what is neither
+        if array.dtype == np.float32 and not self.lib.all_finite(
+            c_void_p(whole.ctypes.data), c_long(whole.size), self.cores
+        ):
+            raise ValueError("the model's weights are not finite numbers; they are damaged")
 
 
 class NativeReader:
     """A text that is written: what was read so far. Its memory grows with it."""
 
     def __init__(self, model: NativeModel) -> None:
-        self.native, self.block_size, self.reads_on, self.length = model, model.block_size, model.reads_on, 0
+        self.native, self.length = model, 0
+        self.vocab_size, self.block_size, self.reads_on = model.vocab_size, model.block_size, model.reads_on
         self.places = 0  # that there is room for
-        self.keys, self.values = self._room()
         self.memory = _Memory()
+        self._use(*self._room())
         self.where = ctypes.addressof(self.memory)
 
     def make_room(self, places: int) -> None:
@@ -270,10 +294,13 @@ class NativeReader:
             return
         before, keys, values = self.places, self.keys, self.values
         self.places = min(self.block_size, max(-(-places // FIRST_PLACES) * FIRST_PLACES, 2 * before))
-        self.keys, self.values = self._room()
+        self._use(*self._room())
         self.keys[:, : keys.shape[1]], self.values[:, :, :before] = keys, values
-        self.memory.keys, self.memory.values = self.keys.ctypes.data, self.values.ctypes.data
-        self.memory.places = self.places
+
+    def _use(self, keys: Array, values: Array) -> None:
+        """Remember in these from now on."""
+        self.keys, self.values, self.memory.places = keys, values, self.places
+        self.memory.keys, self.memory.values = keys.ctypes.data, values.ctypes.data
 
     def _room(self) -> tuple[Array, Array]:
         """Keys and values of all heads, in the panels of native.c: rows of places, and rows of channels."""
@@ -284,6 +311,11 @@ class NativeReader:
 
     def forget(self) -> None:
         self.length = 0
+
+    def follow(self, other: "NativeReader") -> None:
+        """Remember what another reader of the same model does."""
+        self.length, self.places = other.length, other.places
+        self._use(other.keys.copy(), other.values.copy())
 
     def read(self, tokens: Sequence[int]) -> Array:
         """Read on -> scores (V,) of what comes next. Raises ValueError for more than block_size tokens in all.

@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .files import read_bytes, write_file
 
 LEAST = 200  # characters, below which nothing is said
 N_GRAMS = (5, 10, 20, 40)  # characters
 SHOWN = 5  # passages
 CARD = "## Is it quoting?\n"  # in the model card
+FIRST_END = 0x110000  # the first number that is no character: ends of texts
 AROUND = 30  # characters of the training text before and after a passage
 
 
@@ -86,8 +89,8 @@ def novelty(samples: Sequence[str], train: str, val: str) -> Novelty:
         start = start if start + length <= len(val) else 0
         pieces.append(val[start : start + length])
         start += length
-    found = [match_lengths(sample, train) for sample in samples]
-    expected = [match_lengths(piece, train) for piece in pieces]
+    lengths = match_lengths([*samples, *pieces], train)
+    found, expected = lengths[: len(samples)], lengths[len(samples) :]
     return Novelty(
         sum(map(len, found)),
         max(map(max, filter(None, found)), default=0),
@@ -112,20 +115,45 @@ def write_into_card(card: Path, found: Novelty, how: str) -> None:
         write_file(card, f"{before}{CARD}\n{found.verdict} {how}\n\n{heading}{rest}")
 
 
-def match_lengths(text: str, source: str) -> list[int]:
-    """For every place in a text, how long the longest passage is that begins there and occurs in the source.
+def match_lengths(texts: Sequence[str], source: str) -> list[list[int]]:
+    """For every place in each text, how long the longest passage is that begins there and occurs in the source.
 
-    match_lengths("abxab", "cab") -> [2, 1, 0, 2, 1]. What begins one place later is at most one shorter, so each search
-    takes up where the last one ended: at most two searches for each character.
-    Source: matching statistics, Chang and Lawler 1994, "Sublinear approximate string matching", section 2.
+    match_lengths(["abxab"], "cab") -> [[2, 1, 0, 2, 1]]. All places of the source and the texts are sorted together by what
+    follows them: by one character, then by 2, 4, 8, ..., until no two are alike. The longest passage is what a place has in
+    common with the nearest one of the source, above or below. The time does not depend on how much of it is found.
+    Source: Manber and Myers 1993, "Suffix arrays: a new method for on-line string searches", section 3.
     """
-    lengths, length = [], 0
-    for start in range(len(text)):
-        while start + length < len(text) and text[start : start + length + 1] in source:
-            length += 1
-        lengths.append(length)
-        length = max(0, length - 1)
-    return lengths
+    pieces = [source, *texts]
+    ends = [np.array([FIRST_END + i], np.uint32) for i in range(len(pieces))]  # each unlike everything else
+    codes = [np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32) for piece in pieces]
+    ranks = [_ranked(np.concatenate([part for pair in zip(codes, ends, strict=True) for part in pair]))]
+    n = len(ranks[0])
+    while ranks[-1].max() < n - 1:  # ranks[k]: by the 2^k characters from each place on
+        rank, length = ranks[-1].astype(np.int64), 2 ** (len(ranks) - 1)
+        ranks.append(_ranked(rank * (n + 1) + np.append(rank[length:] + 1, np.zeros(min(length, n), np.int64))))
+
+    rank, place = ranks[-1], np.empty(n, np.int32)
+    place[rank] = np.arange(n, dtype=np.int32)  # sorted
+    of_source = np.where(place < len(source), np.arange(n), -1)
+    above = np.maximum.accumulate(of_source)  # for each rank, that of the nearest place of the source; -1: none
+    below = n - 1 - np.maximum.accumulate(np.where(of_source[::-1] < 0, -1, np.arange(n)))[::-1]  # n: none
+    starts = np.cumsum([len(piece) + 1 for piece in pieces])[:-1]
+    here = [np.arange(start, start + len(text)) for start, text in zip(starts, texts, strict=True)]
+    return [np.maximum(*(_in_common(ranks, at, place, near[rank[at]]) for near in (above, below))).tolist() for at in here]
+
+
+def _ranked(keys: np.ndarray) -> np.ndarray:
+    """The number of smaller keys that differ, for each key."""
+    return np.unique(keys, return_inverse=True)[1].astype(np.int32)
+
+
+def _in_common(ranks: list[np.ndarray], at: np.ndarray, place: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How many characters each place has in common with the place of another rank; 0 where there is no such rank."""
+    exists = (other >= 0) & (other < len(place))
+    there, length = place[np.where(exists, other, 0)], np.zeros(len(at), np.int64)
+    for k in reversed(range(len(ranks))):
+        length += 2**k * (exists & (ranks[k][at + length] == ranks[k][there + length]))
+    return length
 
 
 def _mean(lengths: list[list[int]]) -> float:

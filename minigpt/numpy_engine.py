@@ -46,6 +46,10 @@ class NumpyModel:
         """The same weights with a memory of their own."""
         return copy.copy(self)
 
+    def follow(self, other: "NumpyModel") -> None:
+        """Remember what another reader does."""
+        self.length = other.length
+
 
 class NumpyBigram(NumpyModel):
     """A row of a table."""
@@ -56,7 +60,7 @@ class NumpyBigram(NumpyModel):
 
     def read(self, tokens: Sequence[int]) -> Array:
         check_ids(tokens, self.vocab_size)
-        return self.table[tokens[-1]]
+        return self.table[tokens[-1]]  # whatever was before
 
 
 class NumpyTransformer(NumpyModel):
@@ -100,6 +104,10 @@ class NumpyTransformer(NumpyModel):
         other.forget()
         other.keys = other.values = np.empty(0, np.float32)
         return other
+
+    def follow(self, other: NumpyModel) -> None:
+        assert isinstance(other, NumpyTransformer)
+        self.length, self.keys, self.values = other.length, other.keys.copy(), other.values.copy()
 
     def make_cache(self) -> None:
         """Room for the keys and values of block_size tokens, for each layer and head."""

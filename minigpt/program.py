@@ -215,8 +215,8 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever called
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
-        elif name != "stdin" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a training
+        elif hasattr(stream, "reconfigure"):  # what cannot be shown, or read, must not end a training, or a chat
+            stream.reconfigure(errors="surrogateescape" if name == "stdin" else "replace")
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
     if others_compute():

@@ -218,7 +218,8 @@ class Stack(LanguageModel):
 
     def __init__(self, rung: str, config: GPTConfig, parts: nn.Sequential | None = None) -> None:
         super().__init__()
-        self.rung, self.config, self.block_size = rung, config, config.block_size
+        self.rung, self.config = rung, config
+        self.vocab_size, self.block_size = config.vocab_size, config.block_size
         self.parts = STACKS[rung](config) if parts is None else parts
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

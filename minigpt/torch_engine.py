@@ -18,7 +18,8 @@ class TorchReader:
     """A LanguageModel that reads on, in `rows` texts side by side. Leaves it in the mode, training or not, of before."""
 
     def __init__(self, model: LanguageModel, use_cache: bool = True, rows: int = 1) -> None:
-        self.model, self.block_size, self.use_cache, self.rows = model, model.block_size, use_cache, rows
+        self.model, self.use_cache, self.rows = model, use_cache, rows
+        self.vocab_size, self.block_size = model.vocab_size, model.block_size
         self.device = next(model.parameters()).device
         self.make_cache = getattr(model, "make_cache", None) if use_cache else None
         self.reads_on = self.make_cache is not None and getattr(model, "reads_on", False)
@@ -32,13 +33,29 @@ class TorchReader:
         self.cache: Any = self.make_cache(self.rows) if self.make_cache else None
         self.tokens: list[list[int]] = [[]] * self.rows
 
+    @property
+    def length(self) -> int:
+        """Tokens read so far, in each text."""
+        return self.cache[0].length if self.cache else len(self.tokens[0])
+
+    def follow(self, other: "TorchReader") -> None:
+        """Have read in each text what another reader of the same model has in its only one."""
+        self.tokens = other.tokens * self.rows
+        for mine, its in zip(self.cache or (), other.cache or (), strict=True):
+            mine.keys[:], mine.values[:], mine.length = its.keys, its.values, its.length
+
     def read(self, tokens: Sequence[int]) -> np.ndarray:
         """Read on in a single text -> float32 scores (V,) of what comes next."""
         return self.read_rows([tokens])[0]
 
     @torch.inference_mode()
     def read_rows(self, new: Sequence[Sequence[int]]) -> np.ndarray:
-        """Read on in each text, by as many tokens in all of them -> float32 scores (rows, V)."""
+        """Read on in each text, by as many tokens in all of them -> float32 scores (rows, V). What is alike is read once."""
+        if self.rows > 1 and self.length == 0 and all(list(tokens) == list(new[0]) for tokens in new):
+            one = self.reader()
+            scores = one.read(new[0])
+            self.follow(one)
+            return np.stack([scores] * self.rows)
         before = [[]] * self.rows if self.cache else self.tokens
         self.tokens = [[*old, *tokens] for old, tokens in zip(before, new, strict=True)]
         idx = torch.tensor(self.tokens, device=self.device)  # (rows, T)
@@ -57,8 +74,16 @@ class TorchRow:
     """One of several texts that begin alike and are read side by side: one pass over the weights for all of them."""
 
     def __init__(self, together: TorchReader, number: int) -> None:
-        self.together, self.number = together, number
+        self.together, self.number, self.vocab_size = together, number, together.vocab_size
         self.block_size, self.reads_on = together.block_size, together.reads_on
+
+    @property
+    def length(self) -> int:
+        return self.together.length
+
+    def follow(self, other: "TorchRow") -> None:
+        """Rows that are not asked to read read along."""
+        assert other.together is self.together
 
     def forget(self) -> None:
         """Begin anew: all rows do, at the same token."""

@@ -43,7 +43,8 @@ class Text:
             raise ValueError("a stop string needs a text, not an empty one")
         self.stop, self.stop_ids, self.keeps_logprobs = tuple(stop), frozenset(stop_ids), logprobs
         self.pieces: list[Piece] = []  # that are certain
-        self.ended = ""  # later "length" or "stop"
+        self.ended = ""  # later "length" or "stop",
+        self.stopped_by = ""  # and by which stop string
         self._decode = tokenizer.decoder()
         self._ids: list[int] = []  # of tokens that are no whole character yet
         self._logprobs: list[float] = []
@@ -98,9 +99,10 @@ class Text:
             return [piece]
         self._waiting.append(piece)
         held = "".join(piece.text for piece in self._waiting)
-        if found := [held.find(s) for s in self.stop if s in held]:
+        if found := [(held.find(s), -len(s), s) for s in self.stop if s in held]:
+            place, _, self.stopped_by = min(found)
             self.ended = "stop"
-            return self._give_up_to(min(found))
+            return self._give_up_to(place)
         waiting = max(
             (n for s in self.stop for n in range(1, min(len(s), len(held) + 1)) if held.endswith(s[:n])), default=0
         )
@@ -159,7 +161,8 @@ def write_many(
 ) -> None:
     """Write several texts at once after one prompt; text number i is what `write` writes alone as sample first_sample + i.
 
-    Models of torch and of C read their weights once for all of them.
+    Up to rounding, where sums are taken in another order. The prompt is read once, and models of torch and of C read their
+    weights once for all texts.
     """
     readers = readers_of(model, len(texts))
     writers = [Writer(reader, prompt, config, first_sample + i) for i, reader in enumerate(readers)]

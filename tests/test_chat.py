@@ -89,9 +89,35 @@ def test_stop_ends_an_answer_help_tells_and_quit_ends(chat):
     assert "after max_new_tokens" in say(chat, "/stop")
     assert "/retry" in say(chat, "/help")
     assert "temperature 1.0" in say(chat, "/help")
-    assert "now nothing;" in say(chat, "/help")
+    assert "now nothing)" in say(chat, "/help")
     say(chat, "/stop \\n")
-    assert "now \\n;" in say(chat, "/help")
+    assert "now \\n)" in say(chat, "/help")
     assert not chat.over
     say(chat, "/quit")
     assert chat.over
+
+
+def test_what_stopped_an_answer_is_part_of_the_text_behind_it(chat):
+    say(chat, "/max_new_tokens 300")
+    chat.stop = ("\n",)
+    first = say(chat, "abc")
+    assert chat.text == f"abc{first}\n"
+    say(chat, "def")
+    assert chat.text.startswith(f"abc{first}\ndef")
+    say(chat, "/undo")
+    again = say(chat, "/retry")
+    assert chat.text in (f"abc{again}\n", f"abc{again}")
+
+
+def test_a_line_may_hold_new_lines_and_one_stop_string_may_be_given_as_it_is(chat):
+    say(chat, "a\\nb\\n")
+    assert chat.text.startswith("a\nb\n")
+    assert Chat(chat.model, TOKENIZER, chat.config, stop="\n\n").stop == ("\n\n",)
+
+
+def test_a_text_that_is_longer_than_the_context_is_known_as_that(chat):
+    say(chat, "/max_new_tokens 5")
+    say(chat, "abc")
+    assert not chat.overflows
+    say(chat, "abcabcabc")
+    assert chat.overflows

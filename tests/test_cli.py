@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -716,6 +717,30 @@ def test_a_chat_goes_on_from_what_was_written_and_obeys(run_cli, run):
 
 def test_a_chat_ends_with_its_input(run_cli, run):
     assert run_cli("chat", run, "--max-new-tokens", 3, stdin="The\n").code == 0
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(run):
+    command = [sys.executable, "-m", "minigpt", "chat", str(run), "--max-new-tokens", str(10**9)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdin.write("/stop\nThe\n")
+        process.stdin.flush()
+        begun = process.stdout.read(200)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate("/max_new_tokens 3\n/quit\n", timeout=60)
+    assert "An answer ends after max_new_tokens" in begun
+    assert "max_new_tokens is 3" in out
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
+def test_a_chat_survives_bytes_that_are_no_text(run):
+    command = [sys.executable, "-m", "minigpt", "chat", str(run), "--max-new-tokens", "3"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, input=b"The\xff\nThe\n/quit\n", capture_output=True, check=False, env=environment)
+    assert done.returncode == 0
+    assert done.stdout.count(b"> ") == 3
+    assert b"codec" not in done.stderr
 
 
 def test_novelty_compares_with_the_text_of_the_run(run_cli, run):

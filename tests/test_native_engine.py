@@ -2,6 +2,7 @@ import itertools
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from conftest import awake, side_by_side
 
-from minigpt import GPT, GPTConfig, ModernGPT, generate, native_engine
+from minigpt import GPT, CharTokenizer, GPTConfig, ModernGPT, generate, native_engine
 from minigpt.checkpoint import hf_config
 from minigpt.config import SampleConfig
 from minigpt.native_engine import NativeModel, NoCompiler, library
 from minigpt.numpy_engine import NUMPY_MODELS, NumpyTransformer
+from minigpt.writing import Text, write_many
 
 # Sizes that fill panels of 32 rows, that do not, and that are smaller than one.
 SHAPES = [
@@ -126,6 +128,25 @@ def test_many_texts_at_once_are_what_each_is_alone(arch, int8):
     assert side_by_side(ours, prompts, config) == [
         list(generate(ours, prompt, config, i)) for i, prompt in enumerate(prompts)
     ]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_one_prompt_of_many_texts_is_read_once(arch, monkeypatch):
+    ours, tokenizer = NativeModel(both(arch, SHAPES[1])[1], threads=1), CharTokenizer("".join(map(chr, range(32, 97))))
+    config, prompt, read = SampleConfig(max_new_tokens=30, temperature=0.8), [*range(30)], []
+    real = NativeModel.read_all
+    monkeypatch.setattr(NativeModel, "read_all", lambda m, r, new: (read.extend(map(len, new)), real(m, r, new))[1])
+    texts = [Text(tokenizer) for _ in range(11)]
+    write_many(ours, prompt, config, texts)
+    assert read.count(30) == 1
+    assert [text.ids for text in texts] == [list(generate(ours, prompt, config, i)) for i in range(11)]
+
+
+def test_two_threads_may_write_with_one_model():
+    ours, config = NativeModel(both("modern", SHAPES[4])[1], threads=1), SampleConfig(max_new_tokens=200)
+    alone = [list(generate(ours, [i], config, i)) for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda i: list(generate(ours, [i], config, i)), range(4))) == alone
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -6,17 +6,28 @@ from minigpt.novelty import match_lengths, novelty
 
 
 def test_the_length_of_what_is_found_at_every_place():
-    assert match_lengths("abxab", "cab") == [2, 1, 0, 2, 1]
-    assert match_lengths("", "abc") == []
-    assert match_lengths("abc", "") == [0, 0, 0]
+    assert match_lengths(["abxab"], "cab") == [[2, 1, 0, 2, 1]]
+    assert match_lengths(["", "abc", "c"], "abc") == [[], [3, 2, 1], [1]]
+    assert match_lengths(["abc"], "") == [[0, 0, 0]]
+    assert match_lengths([], "abc") == []
 
 
 def test_lengths_are_those_of_a_search_from_every_place():
     rng = random.Random(0)
-    for _ in range(50):
-        text, source = ("".join(rng.choices("ab", k=rng.randrange(40))) for _ in range(2))
-        slow = [max(n for n in range(len(text) - i + 1) if text[i : i + n] in source) for i in range(len(text))]
-        assert match_lengths(text, source) == slow
+    for _ in range(80):
+        *texts, source = ("".join(rng.choices("ab\U0001f600", k=rng.randrange(40))) for _ in range(rng.randrange(1, 5)))
+        slow = [
+            [max(n for n in range(len(text) - i + 1) if text[i : i + n] in source) for i in range(len(text))]
+            for text in texts
+        ]
+        assert match_lengths(texts, source) == slow
+
+
+def test_a_long_text_that_repeats_itself_is_searched_at_once():
+    """A search for each place would take many minutes here."""
+    source = "to be or not to be, " * 10_000
+    (lengths,) = match_lengths([source[7:100_007] + "!"], source)
+    assert lengths == [*range(100_000, 0, -1), 0]
 
 
 def prose(seed: int, n: int) -> str:

@@ -122,10 +122,13 @@ def test_int8_and_native_are_nothing_for_a_bigram(runs):
 
 
 @pytest.mark.parametrize("arch", ["modern", "gpt", "bigram"])
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("token", [-1, 10**6, 2**40])
-def test_a_token_that_there_is_not_is_refused(runs, arch, token):
-    with pytest.raises(ValueError, match=f"there is no token {token}; this model has 0 to"):
-        next(generate(open_run(runs[arch]).model, [1, token], CONFIG))
+def test_a_token_that_there_is_not_is_refused(runs, arch, engine, token):
+    model = open_run(runs[arch], engine).model
+    for prompt in ([1, token], [token] + [1] * model.block_size):  # also where it would not be read
+        with pytest.raises(ValueError, match=f"there is no token {token}; this model has 0 to"):
+            next(generate(model, prompt, CONFIG))
 
 
 @pytest.mark.parametrize("arch", ["modern", "gpt", "bigram"])

@@ -126,4 +126,4 @@ def test_a_model_of_torch_reads_its_weights_once_for_all_texts():
     model, passes = make_model(), []
     model.tok_emb.register_forward_hook(lambda _module, args, _out: passes.append(tuple(args[0].shape)))
     write_many(model, [1, 2], SampleConfig(max_new_tokens=5), [Text(TOKENIZER) for _ in range(3)])
-    assert passes == [(3, 2), (3, 1), (3, 1), (3, 1), (3, 1)]
+    assert passes == [(1, 2), (3, 1), (3, 1), (3, 1), (3, 1)]  # and the prompt once

@@ -215,6 +215,7 @@ def test_values_that_suit_the_size_of_this_machine_are_not_measured_by_another_s
         (["generate", "run", "--prompt-file", "my.txt", "--prompt", "x"], ["--prompt", "--prompt-file"]),
         (["generate", "run", "--json", "--show-probs"], ["--json", "--show-probs"]),
         (["generate", "run", "--json", "--stream"], ["--json", "--stream"]),
+        (["generate", "run", "--engine", "native", "--device", "toaster"], ["'toaster'", "cpu"]),
         (["chat", "run", "--temperature", "-1"], ["temperature", "-1"]),
         (["novelty", "run", "--num-samples", "0"], ["num_samples", "0"]),
         (["eval", "run", "--device", "toaster"], ["'toaster'", "cpu"]),

@@ -26,7 +26,7 @@ AT_ONCE = 32  # texts that are written together, where nobody watches
 COLOURS = ((0.5, "green"), (0.2, "cyan"), (0.05, "yellow"), (0.01, "magenta"), (0.0, "red"))  # from this probability on
 WHERE = "where to compute: auto (the processor; with --engine torch the best there is), cpu, cuda, cuda:1, mps"
 ENGINE = "what computes: auto (native, or numpy without a C compiler; torch on other devices), torch, numpy, native"
-DTYPE = "weights of the engine native: float32, or int8 = faster where the model is large, and a little less exact"
+DTYPE = "weights of the engine native: float32, or int8 = faster for a text at a time, smaller, and a little less exact"
 
 
 def engine_flags(command: Any) -> Any:
@@ -38,14 +38,18 @@ def engine_flags(command: Any) -> Any:
 
 def opened(run: Path, engine: str, dtype: str, device: str) -> "Opened":
     """The run, ready to write. Raises a usage error for engines, precisions and devices that there are not."""
+    from ..native_engine import needs_compiling
     from ..opening import ENGINES, PRECISIONS, impossible, open_run
 
     one_of("engine", engine, ENGINES)
     one_of("dtype", dtype, PRECISIONS)
-    if problem := impossible(engine, device, dtype):
+    known = device.partition(":")[0] in ("auto", "cpu", "cuda", "mps")
+    if known and (problem := impossible(engine, device, dtype)):
         raise click.UsageError(problem)
     if device not in ("auto", "cpu"):
         choose_device(device)  # is it there?
+    if engine in ("auto", "native") and needs_compiling():
+        say("Compiling the engine for this processor; that takes some seconds, once.")
     return open_run(run, engine, device, dtype)
 
 
@@ -76,7 +80,9 @@ def check_number(name: str, value: int | str, least: int, most: int) -> None:
 @click.option("--unknown", default="error", metavar="WHAT", help=f"{UNKNOWN}  [default: error]")
 @click.option("--json", "as_json", is_flag=True, help="a line of JSON for each text: text, ids, logprobs, why it ended")
 @click.option(
-    "--stream/--no-stream", default=None, help="show each character at once, or several texts together when they are done"
+    "--stream/--no-stream",
+    default=None,
+    help="show each character at once, or write several texts together and show them when they are done  [default: at once]",
 )
 @click.option("--show-probs", is_flag=True, help="colour each character by how likely the model found it")
 @click.option("-v", "--verbose", is_flag=True, help="say on stderr what computes, and how fast")
@@ -107,8 +113,9 @@ def generate(
     minigpt generate runs/my --prompt "JULIET:" --stop "\\n\\n"
     minigpt generate runs/my --num-samples 100 --json > samples.jsonl
 
-    The same seed gives the same text on the same machine, with float32 whatever the engine. A text may be longer than the
-    context: the model looks back on the last block_size tokens.
+    The same seed gives the same text on the same machine, with float32 whatever the engine, alone or among others; up to
+    rounding, which decides once in a hundred thousand tokens or so. A text may be longer than the context: the model looks
+    back on the last block_size tokens.
     """
     faults = Faults()
     config = sample_config(faults, flags)
@@ -287,13 +294,18 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
     with suppress(ImportError):  # arrow keys and what was entered before, where the system has that
         import readline  # noqa: F401
     model, tokenizer, _ = opened(run, engine, dtype, device)
-    talk = Chat(model, tokenizer, config)
+    talk, told = Chat(model, tokenizer, config), False
     say("Write something, and the model goes on from there. /help lists what else can be done.")
     while not talk.over:
         try:
             for piece in talk.answer(in_utf8(input("> "))):
                 print(without_controls(piece), end="", flush=True)
             print()
+            if talk.overflows and not told:
+                told = True
+                say(
+                    f"The text is longer than the model's context: from now on it looks back on {model.block_size:,} tokens."
+                )
         except EOFError:
             break
         except KeyboardInterrupt:
