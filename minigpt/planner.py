@@ -202,7 +202,7 @@ def plan(
         looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=MOST_LOOKED_AT)
         config = from_dict(TrainConfig, looks | values | given | {"minutes": needed})
         tokens = config.max_iters * config.batch_size * config.grad_accum_steps * shape.block_size
-        error = LAW.error + 0.06 * (hardness != 1)
+        error = LAW.error + UNKNOWN_TEXT * (hardness != 1)
         shape = replace(shape, dropout=dropout)
         by_heart = LAW.by_heart(weights, tokens * LEARNS[arch], text, dropout)
         expected, ends = hardness * loss(tokens, dropout), time.time() + 60 * needed - gone
@@ -317,6 +317,7 @@ def _a_step(model: GPT, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> 
 
 # ---- how hard a text is ------------------------------------------------------------------------------------------------
 
+UNKNOWN_TEXT = 0.12  # of the logarithm of the loss: how wrong the root of a compressor's ratio is (docs/decisions.md)
 SHAKESPEARE_XZ = 1.873  # nats/token that xz needs for the first half million of tiny Shakespeare
 
 
@@ -324,7 +325,8 @@ def difficulty(corpus: Corpus) -> float:
     """About how much larger than on tiny Shakespeare a model's loss will be on this text, from what xz makes of a part.
 
     The root, because a compressor finds all that is repeated at once and a small model only little by little: the source of
-    Python's standard library has 0.59 of tiny Shakespeare's xz, and 0.90 to 0.83 of its losses.
+    Python's standard library has 0.59 of tiny Shakespeare's xz, and 0.90 to 0.83 of its losses; Python's manual 0.60 and 0.72
+    to 0.65.
     """
     return math.sqrt(round(xz_loss(corpus.ids), 3) / SHAKESPEARE_XZ)
 
