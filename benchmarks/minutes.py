@@ -3,7 +3,7 @@
 For each number of minutes and each text (tiny Shakespeare, the Python manual, the source of Python's standard library) runs
 `minigpt train TEXT --minutes M` as a person would, from the start of the process to its end, and compares: the time with the
 time asked, the loss with the range that the plan told. --presets: also the sizes that a person can choose by hand, each for
-the same time (`--size NAME --minutes M`).
+the same time (`--size NAME --minutes M`), and what `minigpt train TEXT` does by itself.
 
 --cores N: each run has N cores to itself, and as many runs go on at once as the machine has room for: so a machine of two
 cores judges the plans of a machine of one in half of the time. Without it a run has all cores, and nothing else should be
@@ -57,7 +57,9 @@ def run(text: Path, flags: list[str]) -> dict:
 
 
 def ways(text: str, minutes: float, presets: bool) -> list[str]:
-    """The flags of every run on a text that takes so many minutes."""
+    """The flags of every run on a text that takes so many minutes; 0: of the one that is given none."""
+    if not minutes:
+        return [""]
     flags = [f"--minutes {minutes:g}"]
     if presets:
         # The lecture's size is for a GPU: in ten minutes of a processor it makes some fifty steps. Once is enough.
@@ -103,9 +105,9 @@ def rows(lines: list[dict]) -> list[list[str]]:
         ]
         best = len(rivals) > 1 and line["val_loss"] == min(rivals)
         told = "{:.2f} to {:.2f}".format(*line["expected"]) if line["expected"] else ""
-        off = f"{100 * (line['seconds'] / 60 / line['minutes'] - 1):+.1f} %"
+        off = f"{100 * (line['seconds'] / 60 / line['minutes'] - 1):+.1f} %" if line["minutes"] else ""
         loss = f"**{line['val_loss']:.4f}**" if best else f"{line['val_loss']:.4f}"
-        plan = [f"`{line['flags']}`", line["model"], f"{line['steps']:,}", told]
+        plan = [f"`{line['flags']}`" if line["flags"] else "nothing else", line["model"], f"{line['steps']:,}", told]
         made.append([line["text"], str(line["cores"]), *plan, loss, f"{line['seconds']:.0f} s", off])
     return made
 
@@ -121,7 +123,7 @@ def main() -> None:
     done = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
     wanted = [
         {"text": text, "minutes": minutes, "cores": asked.cores, "flags": flags}
-        for minutes in asked.minutes
+        for minutes in [*asked.minutes, *([0] if asked.presets else [])]
         for text in asked.texts
         for flags in ways(text, minutes, asked.presets)
     ]

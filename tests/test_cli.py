@@ -163,6 +163,15 @@ def test_a_size_is_a_recipe_over_which_single_values_win(run_cli, tmp_path, text
         assert settings[name] == recipe[name]
 
 
+@pytest.mark.parametrize(("arch", "size"), [("modern", "laptop"), ("gpt", "small")])
+def test_without_a_size_a_processor_trains_what_suits_the_architecture(run_cli, tmp_path, text_file, arch, size):
+    args = ["--arch", arch, "--max-iters", 1, "--n-layer", 1, "--device", "cpu", "--eval-tokens", 64]
+    assert run_cli("train", "my.txt", "--out", "run", *args).code == 0
+    settings = settings_of(tmp_path / "run")
+    for name in ("n_embd", "n_head", "block_size", "batch_size"):
+        assert settings[name] == RECIPES[size][name]
+
+
 # ---- training ----------------------------------------------------------------------------------------------------------
 
 

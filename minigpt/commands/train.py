@@ -61,8 +61,8 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
 @click.option(
     "--size",
     metavar="NAME",
-    help=f"recipe for a gpt: auto, {', '.join(SIZES)}; auto = small, on a GPU lecture, with --minutes what the plan "
-    "chooses  [default: auto]",
+    help=f"recipe for a gpt: auto, {', '.join(SIZES)}; auto = laptop (with --arch gpt small), on a GPU lecture, with "
+    "--minutes what the plan chooses  [default: auto]",
 )
 @click.option("--device", metavar="NAME", help=f"{DEVICE}  [default: auto]")
 @click.option(
@@ -131,7 +131,7 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
 
     device = training_device(given.get("device", "auto"))
     if size == "auto" and not planned:
-        size = "small" if device == "cpu" else "lecture"
+        size = _usual(arch) if device == "cpu" else "lecture"
     with usage():
         if planned:
             data_config = from_dict(DataConfig, given)
@@ -352,7 +352,7 @@ def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) ->
     elif planned and isinstance(given.get("n_head"), int) and given["n_head"] > 0:
         given = given | {"n_embd": 2 * given["n_head"]}
     try:
-        _configs(arch, "small" if size == "auto" else size, given)
+        _configs(arch, _usual(arch) if size == "auto" else size, given)
     except ValueError as fault:
         if size != "auto" or arch == "bigram":
             raise
@@ -360,6 +360,11 @@ def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) ->
             _configs(arch, "lecture", given)
         except ValueError:
             raise fault from None
+
+
+def _usual(arch: str) -> str:
+    """The size for a processor."""
+    return "laptop" if arch == "modern" else "small"
 
 
 def _text(name: str, value: Any) -> None:
