@@ -324,9 +324,9 @@ SHAKESPEARE_XZ = 1.873  # nats/token that xz needs for the first half million of
 def difficulty(corpus: Corpus) -> float:
     """About how much larger than on tiny Shakespeare a model's loss will be on this text, from what xz makes of a part.
 
-    The root, because a compressor finds all that is repeated at once and a small model only little by little: the source of
-    Python's standard library has 0.59 of tiny Shakespeare's xz, and 0.90 to 0.83 of its losses; Python's manual has 0.60, and
-    0.72 to 0.65.
+    The root, because a compressor finds all that is repeated at once and a small model only little by little. The source of
+    Python's standard library has 0.59 of tiny Shakespeare's xz, and 0.90 to 0.83 of its losses; Python's manual has 0.60 of
+    the one, and 0.72 to 0.65 of the others.
     """
     return math.sqrt(round(xz_loss(corpus.ids), 3) / SHAKESPEARE_XZ)
 

@@ -63,6 +63,7 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0  # spent so far
     last_step: int = 0  # where a training that has a time to keep will end; 0 = not known yet
+    evaluation_s: float = 0.0  # what an evaluation takes then, and what comes with it
     best_val_loss: float = float("inf")
     best_step: int = 0
     evaluations_since_best: int = 0
@@ -129,12 +130,14 @@ def train(
     speed_up(model, device)
     autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
     clock, peak, flops = Clock(state.seconds), peak_flops(device), flops_per_token(model, model.block_size)
+    clock.evaluation_s = state.evaluation_s
 
     if state.begins_with_evaluation:
         yield _evaluated(_metrics(state, config, clock, *state.owed), model, val, config, state, autocast, clock)
         clock.lap("rest")
         will_read = min(config.eval_tokens or len(val), len(val))
         clock.evaluated(1.0 if state.step else min(will_read, FIRST_LOOK) / will_read)
+        state.evaluation_s = clock.evaluation_s if config.minutes else 0.0
     learner: nn.Module = model
     if config.compile == "on":
         model.train()
@@ -187,6 +190,7 @@ def train(
         clock.lap("rest")
         if look:
             clock.evaluated(1.0)
+            state.evaluation_s = clock.evaluation_s if config.minutes else 0.0
 
 
 def _metrics(

@@ -232,6 +232,18 @@ def test_a_training_ends_with_its_time_and_the_fall_of_its_learning_rate(data):
     assert last.seconds < 30  # of a machine that is busy with other things
 
 
+def test_a_training_of_some_minutes_that_goes_on_knows_what_an_evaluation_takes(data):
+    for minutes in (0, 0.5):
+        state = TrainState.new(model := make_model(), TrainConfig())
+        run(data, model, state, minutes=minutes, max_iters=2, eval_interval=2)
+        assert (state.evaluation_s > 0) == (minutes > 0)
+        if minutes:
+            state.evaluation_s = 29.9  # so no time is left for another step
+            step, state.last_step, state.seconds = state.step, 10**6, 1.0
+            run(data, model, state, minutes=minutes, max_iters=10**6, eval_interval=10**6)
+            assert state.step < step + 10
+
+
 def test_time_that_is_spent_when_training_begins_counts(data):
     state = TrainState.new(model := make_model(), TrainConfig())
     state.seconds = 3600.0
