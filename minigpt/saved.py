@@ -30,7 +30,8 @@ TEXT = {  # what a run says of its text
 }
 EARLIER_TEXT = TEXT | {"until_step": int}  # of a text that it learned from before another one
 # Fields of TrainConfig and of TrainState that came later: an older run has the defaults.
-YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes", "seconds", "last_step", "recent", "owed"}
+YOUNGER = {"minutes", "optimizer", "schedule", "compile", "skip_spikes"}
+YOUNGER |= {"seconds", "last_step", "recent", "owed", "evaluation_s"}
 FIXED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 # fmt: on
 BESIDE = 1 << 25  # bytes of weights, from which on a thread of its own pays for reading them
