@@ -452,7 +452,7 @@ def compare(size: str, sides: list[str], flags: argparse.Namespace, folder: Path
     several = [who for who in able if who in ("native", "native-int8", "torch", "transformers")]
     for who in several:
         served[who]("write_many", [p[:1] for p in prompts], 1)  # memory is fetched from the system once
-    for _ in range(max(1, flags.rounds // 2)):
+    for _ in range(flags.rounds):
         for who in several:
             many[who].append(served[who]("write_many", [p[:1] for p in prompts], shape["many"])[1])
     for side in served.values():
@@ -508,16 +508,18 @@ def main() -> None:
         return
     header = ["model", "who", f"tokens/s, {NEW} new", "bound", "share of it", "first token", "peak memory",
               f"{TEXTS} texts at once, tokens/s"]  # fmt: skip
+    several = ", ".join(f"{shape['many']} ({shape['name']})" for shape in SIZES.values())
     contexts = ", ".join(f"{shape['name']} {shape['block_size']}" for shape in SIZES.values())
     text = f"""# Writing
 
-Made by `python benchmarks/generation.py --nanogpt PATH`.
+Made by `python benchmarks/generation.py --nanogpt PATH --run RUN`.
 
 {describe()}.
 
 They take turns, {flags.rounds} of {NEW} tokens after a prompt of {PROMPT}, greedy, each in a process of its own with
 {flags.threads} threads, on the same weights. Medians. Contexts: {contexts}.
-The first token includes reading the prompt; many texts begin with one token each. The bound: a token cannot be written
+The first token includes reading the prompt. Many texts begin with one token and have {several} more each; ours are drawn by
+chance, each for itself, and those of transformers greedy, which is less work. The bound: a token cannot be written
 faster than its weights and the keys and values of a text of middle length can be read once; a loop in C reads as many bytes
 again and again, from the cache if they fit there, and the bound is its best. nanoGPT has no cache, so its bound is far.
 
