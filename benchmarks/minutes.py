@@ -19,8 +19,8 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -89,11 +89,8 @@ def run_all(keys: list[dict], texts: dict[str, Path], cores: int) -> None:
                 file.write(json.dumps(line) + "\n")
 
     groups = [here[i : i + cores] for i in range(0, len(here) - cores + 1, cores)]
-    threads = [threading.Thread(target=work, args=[group]) for group in groups]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(groups)) as pool:
+        list(pool.map(work, groups))
 
 
 def rows(lines: list[dict]) -> list[list[str]]:
@@ -119,6 +116,8 @@ def main() -> None:
     parser.add_argument("--presets", action="store_true")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     asked = parser.parse_args()
+    if not 1 <= asked.cores <= parser.get_default("cores"):
+        parser.error(f"--cores must be from 1 to {parser.get_default('cores')}")
     LINES.parent.mkdir(exist_ok=True)
     done = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
     wanted = [

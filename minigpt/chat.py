@@ -79,7 +79,8 @@ class Chat:
         turn, sample = self.turns[-1], self.answers
         self.answers += 1
         text = Text(self.tokenizer, self.stop)
-        for piece in text.follow(steps(self.model, start_ids(self.tokenizer, self.text), self.config, sample)):
+        tokens = steps(self.model, start_ids(self.tokenizer, self.text), self.config, sample)
+        for piece in text.follow(tokens, keep=False):
             turn.its += piece.text
             yield piece.text
         turn.stop = text.stopped_by

@@ -206,9 +206,10 @@ class Run:
         self.save()
 
     def evaluations(self) -> list[Metrics]:
-        """What was measured so far at the evaluations."""
-        needed = {"last_step": 0, "seconds": 0.0}
-        return [from_dict(Metrics, needed | line) for line in read_metrics(self.folder) if "val_loss" in line]
+        """What was measured so far at the evaluations, on the text that it learns from now."""
+        before, needed = [text["until_step"] for text in self.about.get("earlier", [])], {"last_step": 0, "seconds": 0.0}
+        lines = [line for line in read_metrics(self.folder) if "val_loss" in line and line["step"] > max(before, default=-1)]
+        return [from_dict(Metrics, needed | line) for line in lines]
 
     def save(self) -> None:
         """Write a checkpoint of this step; older ones go only when it is safe.

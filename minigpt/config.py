@@ -166,7 +166,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # 0.81 M parameters (the shape of nanoGPT's CPU example), for a processor: minutes.
     "small": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0,
                   batch_size=12, max_iters=3000, learning_rate=2e-3),
-    # The same for today's GPT: as many tokens in a quarter of the steps, which Muon makes worth more and dearer.
+    # The same for today's GPT: as many tokens in a quarter of the steps, as with Muon a step is worth more and costs more.
     "laptop": dict(n_layer=4, n_head=4, n_embd=128, block_size=128, dropout=0.0,
                    batch_size=24, max_iters=750, learning_rate=2e-3),
     # The lecture's GPT: 10.8 M parameters, for a GPU: minutes there, many hours on a processor.

@@ -22,6 +22,7 @@ LEAST = 200  # characters, below which nothing is said
 N_GRAMS = (5, 10, 20, 40)  # characters
 SHOWN = 5  # passages
 CARD = "## Is it quoting?\n"  # in the model card
+PART = 4_000_000  # characters of the training text that are searched at once
 FIRST_END = 0x110000  # the first number that is no character: ends of texts
 AROUND = 30  # characters of the training text before and after a passage
 
@@ -118,9 +119,21 @@ def write_into_card(card: Path, found: Novelty, how: str) -> None:
 def match_lengths(texts: Sequence[str], source: str) -> list[list[int]]:
     """For every place in each text, how long the longest passage is that begins there and occurs in the source.
 
-    match_lengths(["abxab"], "cab") -> [[2, 1, 0, 2, 1]]. All places of the source and the texts are sorted together by what
-    follows them: by one character, then by 2, 4, 8, ..., until no two are alike. The longest passage is what a place has in
-    common with the nearest one of the source, above or below. The time does not depend on how much of it is found.
+    match_lengths(["abxab"], "cab") -> [[2, 1, 0, 2, 1]]. A long source is searched in parts, each with the beginning of the
+    next, so that memory stays the same.
+    """
+    longest = max(map(len, texts), default=0)
+    parts = [source[start : start + PART + longest] for start in range(0, len(source) or 1, PART)]
+    found = [_match_lengths(texts, part) for part in parts]
+    return [np.maximum.reduce(same).tolist() for same in zip(*found, strict=True)]
+
+
+def _match_lengths(texts: Sequence[str], source: str) -> list[np.ndarray]:
+    """The same for a source of moderate length, by a suffix array.
+
+    All places of the source and the texts are sorted together by what follows them: by one character, then by 2, 4, 8, ...,
+    until no two are alike. The longest passage is what a place has in common with the nearest one of the source, above or
+    below. The time does not depend on how much of it is found.
     Source: Manber and Myers 1993, "Suffix arrays: a new method for on-line string searches", section 3.
     """
     pieces = [source, *texts]
@@ -139,7 +152,7 @@ def match_lengths(texts: Sequence[str], source: str) -> list[list[int]]:
     below = n - 1 - np.maximum.accumulate(np.where(of_source[::-1] < 0, -1, np.arange(n)))[::-1]  # n: none
     starts = np.cumsum([len(piece) + 1 for piece in pieces])[:-1]
     here = [np.arange(start, start + len(text)) for start, text in zip(starts, texts, strict=True)]
-    return [np.maximum(*(_in_common(ranks, at, place, near[rank[at]]) for near in (above, below))).tolist() for at in here]
+    return [np.maximum(*(_in_common(ranks, at, place, near[rank[at]]) for near in (above, below))) for at in here]
 
 
 def _ranked(keys: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,8 @@ def plan(
     given: values that are fixed (fields of GPTConfig and TrainConfig). spent: seconds of the minutes that are gone already.
     Raises ValueError for a text that is too short, and if nothing fits into the memory.
     """
-    given, measure, began = given or {}, measure or measured, time.perf_counter()
+    began, given = time.perf_counter(), given or {}
+    measure = measure or partial(measured, given=given)
     contexts = [given["block_size"]] if "block_size" in given else [T for T in CONTEXTS if len(corpus.val) > T] or [8]
     corpus.check(contexts[0])
     hardness = difficulty(corpus)
@@ -211,9 +213,10 @@ def plan(
     middle = contexts[len(contexts) // 2]
     dropouts = [given["dropout"]] if "dropout" in given else DROPOUTS
     best, worse = None, 0
-    for n_layer, n_embd in dict.fromkeys((given.get("n_layer", L), given.get("n_embd", C)) for L, C in SIZES):
+    sizes = [(given.get("n_layer", L), given.get("n_embd", C)) for L, C in SIZES]
+    for shape in dict.fromkeys(shaped(corpus.tokenizer.vocab_size, L, C, middle, given) for L, C in sizes):
         try:
-            this = candidate(shaped(corpus.tokenizer.vocab_size, n_layer, n_embd, middle, given), dropouts)
+            this = candidate(shape, dropouts)
         except MemoryError as error:
             if best is None:
                 raise ValueError(f"{error}; a smaller model, or another machine, is needed") from error
@@ -279,24 +282,24 @@ def training_memory(arch: str, shape: GPTConfig, device: torch.device) -> float:
     return 4 * (4 * (matrix_weights(arch, shape) + tables) + tokens * (kept + 3 * shape.vocab_size))
 
 
-def measured(arch: str, shape: GPTConfig, device: str) -> Speed:
+def measured(arch: str, shape: GPTConfig, device: str, given: dict[str, Any] | None = None) -> Speed:
     """Seconds for a token and for a step of the optimizer: the best of two, after one that warms up.
 
     Raises MemoryError if it does not fit, whatever was expected.
     """
-    where = torch.device(device)
-    with torch.random.fork_rng([]):  # what is drawn later must not depend on how many candidates there were
-        model = MODELS[arch](shape).to(where).train()
-        speed_up(model, where)
-        optimizer = make_optimizer(model, from_dict(TrainConfig, recipe(arch, shape.n_embd, shape.block_size, 1e6)))
-        windows = min(windows_at_once(where, shape.block_size), max(1, LARGEST_BATCH // shape.block_size))
-        ids = torch.zeros((windows, shape.block_size), dtype=torch.long, device=where)
-        try:
+    where, settings = torch.device(device), recipe(arch, shape.n_embd, shape.block_size, 1e6, given)
+    windows = min(windows_at_once(where, shape.block_size), max(1, LARGEST_BATCH // shape.block_size))
+    try:
+        with torch.random.fork_rng([]):  # what is drawn later must not depend on how many candidates there were
+            model = MODELS[arch](shape).to(where).train()
+            speed_up(model, where)
+            optimizer = make_optimizer(model, from_dict(TrainConfig, settings))
+            ids = torch.zeros((windows, shape.block_size), dtype=torch.long, device=where)
             seconds = [_a_step(model, optimizer, ids) for _ in range(3)][1:]
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise MemoryError(f"{shape.n_layer} blocks of {shape.n_embd} channels do not fit into memory") from error
-            raise
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise MemoryError(f"{shape.n_layer} blocks of {shape.n_embd} channels do not fit into memory") from error
+        raise
     return Speed(min(passes for passes, _ in seconds) / ids.numel(), min(step for _, step in seconds))
 
 

@@ -73,14 +73,16 @@ class Profile:
 
     def step(self, evaluated: bool = False) -> None:
         """A step is over, perhaps with an evaluation."""
-        self.evaluated |= evaluated and self.recorder.current_action is not ProfilerAction.NONE
+        recorded = self.recorder.current_action in (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
+        self.evaluated |= evaluated and recorded
         self.recorder.step()
 
     def _keep(self, recorded: profile) -> None:
         recorded.export_chrome_trace(str(self.path))
         seconds: defaultdict[str, float] = defaultdict(float)
-        on_gpu = ProfilerActivity.CUDA in recorded.activities
-        for event in recorded.events() or ():
+        events = list(recorded.events() or ())
+        on_gpu = any(event.device_type == DeviceType.CUDA for event in events)
+        for event in events:
             # What a GPU computes is told twice: by itself, and as the time of the operation that asked for it.
             if not event.name.startswith("ProfilerStep") and event.device_type == DeviceType.CPU:
                 seconds[kind(event)] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6

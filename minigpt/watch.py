@@ -78,13 +78,16 @@ class Watch:
         found: dict[str, str] = {}
         error = metrics.val_error
         if error is None or error > IMPRECISE:
-            about = "how precise its loss is cannot be told" if error is None else f"its loss is known to ± {error:.2f} only"
-            found["imprecise"] = f"The validation part is small: {about}; small differences mean nothing."
+            known = "nobody knows how precisely" if error is None else f"to ± {error:.2f} only"
+            found["imprecise"] = (
+                f"So little validation text is read that its loss is known {known}; small differences mean nothing."
+            )
         if self.best is None or metrics.is_best:
             self.best, self.worse = metrics, []
         else:
             self.worse.append(metrics.val_loss)
-            learned = (metrics.train_loss or 0.0) < (self.best.train_loss or 0.0)
+            before, now = self.best.train_loss, metrics.train_loss
+            learned = before is not None and now is not None and now < before
             rising = len(self.worse) >= 2 and self.worse[-1] > self.worse[-2]
             if rising and learned and self.best.val_loss is not None:
                 found["overfitting"] = (

@@ -728,6 +728,7 @@ def test_a_chat_ends_with_its_input(run_cli, run):
     assert run_cli("chat", run, "--max-new-tokens", 3, stdin="The\n").code == 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent differently there")
 def test_ctrl_c_stops_an_answer_and_not_the_chat(run):
     command = [sys.executable, "-m", "minigpt", "chat", str(run), "--max-new-tokens", str(10**9)]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -23,6 +23,15 @@ def test_lengths_are_those_of_a_search_from_every_place():
         assert match_lengths(texts, source) == slow
 
 
+@pytest.mark.parametrize("part", [1, 7, 30])
+def test_a_source_may_be_searched_in_parts(monkeypatch, part):
+    rng = random.Random(1)
+    texts, source = ["".join(rng.choices("ab", k=k)) for k in (0, 5, 40)], "".join(rng.choices("ab", k=100))
+    whole = match_lengths(texts, source)
+    monkeypatch.setattr("minigpt.novelty.PART", part)
+    assert match_lengths(texts, source) == whole
+
+
 def test_a_long_text_that_repeats_itself_is_searched_at_once():
     """A search for each place would take many minutes here."""
     source = "to be or not to be, " * 10_000

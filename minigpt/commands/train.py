@@ -297,10 +297,11 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
     from ..card import argument
     from ..corpus import load_corpus
 
+    where = choose_device(device)
     corpus = load_corpus(texts, from_dict(DataConfig, given))
     for line in (*corpus.notes, corpus.describe()):
         say(line)
-    _planned(corpus, arch, choose_device(device), given | {"minutes": minutes})
+    _planned(corpus, arch, where, given | {"minutes": minutes})
     chosen = {"minutes": f"{minutes:g}", "arch": arch, "device": device} | given
     chosen = {name: value for name, value in chosen.items() if (name, value) not in (("arch", "modern"), ("device", "auto"))}
     same = [f"--{name.replace('_', '-')} {argument(str(value))}" for name, value in chosen.items()]
@@ -339,7 +340,7 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
 
 def _one_end(given: dict[str, Any]) -> None:
     if given.get("minutes") and "max_iters" in given:
-        raise ValueError("minutes and max_iters both say when to end; leave one of them out")
+        raise ValueError("minutes and max_iters both say when to end; leave one of them out, or set the other to 0")
 
 
 def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) -> None:

@@ -39,7 +39,9 @@ def engine_flags(command: Any) -> Any:
 def opened(run: Path, engine: str, dtype: str, device: str) -> "Opened":
     """The run, ready to write. Raises a usage error for engines, precisions and devices that there are not."""
     from ..native_engine import needs_compiling
-    from ..opening import ENGINES, PRECISIONS, impossible, open_run
+    from ..numpy_engine import NUMPY_MODELS, NumpyTransformer
+    from ..opening import ENGINES, PRECISIONS, PROCESSOR, impossible, open_run
+    from ..saved import read_run_config
 
     one_of("engine", engine, ENGINES)
     one_of("dtype", dtype, PRECISIONS)
@@ -48,7 +50,9 @@ def opened(run: Path, engine: str, dtype: str, device: str) -> "Opened":
         raise click.UsageError(problem)
     if device not in ("auto", "cpu"):
         choose_device(device)  # is it there?
-    if engine in ("auto", "native") and needs_compiling():
+    kind = NUMPY_MODELS.get(read_run_config(run)["model_type"], object)
+    by_c = engine in ("auto", "native") and device in PROCESSOR and issubclass(kind, NumpyTransformer)
+    if by_c and needs_compiling():
         say("Compiling the engine for this processor; that takes some seconds, once.")
     return open_run(run, engine, device, dtype)
 
