@@ -78,10 +78,8 @@ class Watch:
         found: dict[str, str] = {}
         error = metrics.val_error
         if error is None or error > IMPRECISE:
-            known = "nobody knows how precisely" if error is None else f"to ± {error:.2f} only"
-            found["imprecise"] = (
-                f"So little validation text is read that its loss is known {known}; small differences mean nothing."
-            )
+            known = "nobody knows how precise its loss is" if error is None else f"its loss is known to ± {error:.2f} only"
+            found["imprecise"] = f"So little validation text is read that {known}; small differences mean nothing."
         if self.best is None or metrics.is_best:
             self.best, self.worse = metrics, []
         else:

@@ -78,7 +78,7 @@ def test_a_validation_part_that_is_too_small_is_told_with_its_standard_error():
     (sentence,) = said(START, look(100, 2.0, 2.0, error=0.034), look(200, 1.9, 1.9, error=0.034))
     assert "± 0.03" in sentence
     (sentence,) = said(START, look(100, 2.0, 2.0, error=None), look(200, 1.9, 1.9, error=None))
-    assert "nobody knows how precisely" in sentence
+    assert "nobody knows how precise its loss is" in sentence
 
 
 def test_a_spike_is_told_once_with_what_leaves_it_out():
