@@ -35,6 +35,7 @@ CONTEXTS = (64, 128, 256)
 TOKENS_PER_STEP = {"modern": 2.0, "gpt": 0.5}  # times the root of all tokens: 250 or 1000 steps for 250,000 tokens
 LARGEST_BATCH = 2**14  # tokens: what a plan of some hours comes to
 DROPOUTS = (0.0, 0.05, 0.1, 0.2)
+SOONER = 0.95  # of the loss at the end of the time: what must be expected of ending sooner, for the best model is kept anyway
 LOOKS = 5  # at the validation text while training: each costs, and the last one counts
 MOST_LOOKED_AT = 2**17  # tokens
 MODELS = {"modern": ModernGPT, "gpt": GPT}
@@ -196,7 +197,7 @@ def plan(
         options = [[(most * 0.95**n, p) for p in dropouts] for n in range(200)]
         full, *fewer = (min(same, key=lambda option: loss(*option)) for same in options)  # tokens and dropout
         less = min(fewer, key=lambda option: loss(*option))
-        tokens, dropout = less if loss(*less) < 0.99 * loss(*full) else full  # if more would only be learned by heart
+        tokens, dropout = less if loss(*less) < SOONER * loss(*full) else full  # if more would only be learned by heart
         if dropout > min(dropouts):  # which costs time, too: once more with the time that it takes
             return candidate(shape, [dropout])
         needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch, a_step)) / 60
