@@ -15,6 +15,7 @@
 #include <omp.h>
 #else
 #define omp_get_thread_num() 0
+#define omp_get_num_threads() 1
 #endif
 
 #ifdef __AVX2__
@@ -121,24 +122,47 @@ static inline Floats weights(const float *f, const int8_t *q, long at) {
 }
 
 /* A panel times one token: x (cols,) -> out (SIDE,). Four sums at once, so that none waits for the one before. */
-static inline void times_one(const float *f, const int8_t *q, const float *x, int cols, float *out, int far) {
+static inline void times_one(const float *f, const float *x, int cols, float *out) {
     Floats a = {0}, b = {0}, a2 = {0}, b2 = {0};
-    int c = 0, size = f ? sizeof *f : sizeof *q;
+    int c = 0;
     for (; c + 1 < cols; c += 2) {
-        const char *at = (f ? (const char *)f : (const char *)q) + (long)c * SIDE * size;
-        if (far)
-            for (int byte = 0; byte < 2 * SIDE * size; byte += 64) __builtin_prefetch(at + AHEAD + byte);
-        a += weights(f, q, (long)c * SIDE) * x[c];
-        b += weights(f, q, (long)c * SIDE + LANES) * x[c];
-        a2 += weights(f, q, (long)c * SIDE + SIDE) * x[c + 1];
-        b2 += weights(f, q, (long)c * SIDE + SIDE + LANES) * x[c + 1];
+        a += weights(f, 0, (long)c * SIDE) * x[c];
+        b += weights(f, 0, (long)c * SIDE + LANES) * x[c];
+        a2 += weights(f, 0, (long)c * SIDE + SIDE) * x[c + 1];
+        b2 += weights(f, 0, (long)c * SIDE + SIDE + LANES) * x[c + 1];
     }
     if (c < cols) {
-        a += weights(f, q, (long)c * SIDE) * x[c];
-        b += weights(f, q, (long)c * SIDE + LANES) * x[c];
+        a += weights(f, 0, (long)c * SIDE) * x[c];
+        b += weights(f, 0, (long)c * SIDE + LANES) * x[c];
     }
     *(Floats *)out = a + a2;
     *(Floats *)(out + LANES) = b + b2;
+}
+
+/* The same for two panels, one `apart` behind the other, or for a lone one (apart 0): the sums in the order of the columns, as
+   times_several takes them, so that a text gets the same bits alone and among others. out (2, SIDE). */
+static inline void times_in_order(const float *f, const int8_t *q, long apart, const float *x, int cols, float *out, int far) {
+    Floats a = {0}, b = {0}, a2 = {0}, b2 = {0};
+    int size = (f ? sizeof *f : sizeof *q) * SIDE; /* of a column */
+    for (int c = 0; c < cols; c++) {
+        long at = (long)c * SIDE;
+        if (far && (size >= 64 || c % 2 == 0)) {
+            const char *soon = (f ? (const char *)(f + at) : (const char *)(q + at)) + AHEAD;
+            for (int byte = 0; byte < size; byte += 64) {
+                __builtin_prefetch(soon + byte);
+                __builtin_prefetch(soon + byte + apart * (f ? sizeof *f : sizeof *q));
+            }
+        }
+        a += weights(f, q, at) * x[c];
+        b += weights(f, q, at + LANES) * x[c];
+        if (!apart) continue;
+        a2 += weights(f, q, apart + at) * x[c];
+        b2 += weights(f, q, apart + at + LANES) * x[c];
+    }
+    *(Floats *)out = a;
+    *(Floats *)(out + LANES) = b;
+    *(Floats *)(out + SIDE) = a2;
+    *(Floats *)(out + SIDE + LANES) = b2;
 }
 
 /* A panel times several tokens: x (TOGETHER, cols) -> out (TOGETHER, SIDE). Meanwhile the cache fetches what comes next, so
@@ -191,24 +215,31 @@ static inline void finish(const Matrix *m, int r, float *restrict y, float *rest
 /* x (n, cols) Wᵀ + bias, into out (n, rows). */
 static void multiply(const Matrix *m, const float *x, float *out, int n, Then then) {
     int cols = m->cols, rows = m->rows, size = m->f ? SIDE * sizeof(float) : SIDE; /* bytes of a column of a panel */
-#pragma omp for schedule(static)
-    for (int p = 0; p < PANELS(rows); p++) {
+    int threads = omp_get_num_threads(), me = omp_get_thread_num(), end = (long)PANELS(rows) * (me + 1) / threads;
+    for (int p = (long)PANELS(rows) * me / threads, pair; p < end; p += pair) {
+        pair = p + 1 < end ? 2 : 1;
         const float *f = m->f ? m->f + (long)p * SIDE * cols : 0;
         const int8_t *q = m->q + (long)p * SIDE * cols;
         const char *next = (f ? (const char *)f : (const char *)q) + (long)size * cols; /* panel */
-        long each = size * TOGETHER / n;                                                /* of its columns, for some tokens */
+        long panel = (long)SIDE * cols, each = size * TOGETHER / n;                     /* of its columns, for some tokens */
         float y[TOGETHER * SIDE];
-        for (int i = 0, several; i < n; i += several) {
-            const float *from = x + (long)i * cols;
-            several = n - i < TOGETHER ? 1 : TOGETHER;
-            if (several > 1 && f) times_several(f, 0, from, cols, y, next, each);
-            else if (several > 1) times_several(0, q, from, cols, y, next, each);
-            else if (f) times_one(f, 0, from, cols, y, m->far);
-            else times_one(0, q, from, cols, y, m->far);
-            for (int j = 0; j < several; j++) finish(m, p * SIDE, y + j * SIDE, out + (long)(i + j) * rows + p * SIDE, then);
-            next += each * cols;
+        int together = n - n % TOGETHER;
+        for (int k = 0; k < pair; k++, next += (long)size * cols)
+            for (int i = 0; i < together; i += TOGETHER) {
+                const float *from = x + (long)i * cols;
+                if (f) times_several(f + k * panel, 0, from, cols, y, next + i / TOGETHER * each * cols, each);
+                else times_several(0, q + k * panel, from, cols, y, next + i / TOGETHER * each * cols, each);
+                for (int j = 0; j < TOGETHER; j++)
+                    finish(m, (p + k) * SIDE, y + j * SIDE, out + (long)(i + j) * rows + (p + k) * SIDE, then);
+            }
+        for (int i = together; i < n; i++) {
+            if (f) times_in_order(f, 0, pair > 1 ? panel : 0, x + (long)i * cols, cols, y, m->far);
+            else times_in_order(0, q, pair > 1 ? panel : 0, x + (long)i * cols, cols, y, m->far);
+            for (int k = 0; k < pair; k++)
+                finish(m, (p + k) * SIDE, y + k * SIDE, out + (long)i * rows + (p + k) * SIDE, then);
         }
     }
+#pragma omp barrier
 }
 
 /* ---- the parts of a model ------------------------------------------------------------------------------------------- */
@@ -260,11 +291,11 @@ static void remember(const float *k, const float *v, float *keys, float *values,
 static void look(const float *q, const float *keys, const float *values, float *scores, float *out, int seen, int hs,
                  int places) {
     float most = -INFINITY, sum = 0, scale = 1 / sqrtf(hs), mixed[SIDE];
-    for (int p = 0; p < PANELS(seen); p++) times_one(keys + (long)p * SIDE * hs, 0, q, hs, scores + p * SIDE, 0);
+    for (int p = 0; p < PANELS(seen); p++) times_one(keys + (long)p * SIDE * hs, q, hs, scores + p * SIDE);
     for (int s = 0; s < seen; s++) most = fmaxf(most, scores[s]);
     for (int s = 0; s < seen; s++) sum += scores[s] = quick_exp((scores[s] - most) * scale);
     for (int p = 0; p < PANELS(hs); p++) {
-        times_one(values + (long)p * SIDE * places, 0, scores, seen, mixed, 0);
+        times_one(values + (long)p * SIDE * places, scores, seen, mixed);
         for (int c = p * SIDE; c < hs && c < (p + 1) * SIDE; c++) out[c] = mixed[c % SIDE] / sum;
     }
 }

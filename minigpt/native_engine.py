@@ -37,6 +37,7 @@ FAST = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-tr
 FLAGS = ("-O3", "-march=native", *FAST, "-ffinite-math-only", "-std=gnu11", "-shared", "-fPIC")
 FIRST_PLACES = 64  # that a text has room for at first
 LARGE = 8_000_000  # bytes of weights: above, the caches of the cores do not hold them until the next token
+PIECE = 2**25  # bytes
 SMALL = 800_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
@@ -160,11 +161,11 @@ class NativeModel:
         self.vocab_size, self.block_size, self.reads_on = model.vocab_size, model.block_size, model.reads_on
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
+        self.free = self.end = self.bytes = 0  # where the next matrix goes, where its piece ends; how much there is
         self.cores = threads or min(cores(), 8)
         self.far = int(sum(array.nbytes for array in model.tensors.values()) / (4 if int8 else 1) > LARGE)
         self.model = self._describe(model)
-        weights = sum(array.nbytes for array in self.kept)
-        self.threads = threads or (1 if weights < SMALL else self.cores)
+        self.threads = threads or (1 if self.bytes < SMALL else self.cores)
 
     def reader(self) -> "NativeReader":
         """One text that is written with this model."""
@@ -259,13 +260,22 @@ class NativeModel:
         return _Matrix(q=q, scale=scale, **shape)
 
     def _room(self, size: int, dtype: type) -> int:
-        """Room for so many numbers, from the beginning of a line of the processor's cache."""
-        self.kept.append(np.empty(size * np.dtype(dtype).itemsize + 64, np.uint8))
-        return -(-self.kept[-1].ctypes.data // 64) * 64
+        """Room for so many numbers, from the beginning of a line of the processor's cache.
+
+        From pieces that matrices share: NumPy asks the system for large pages where an array has 4 MB or more.
+        """
+        needed = -(-size * np.dtype(dtype).itemsize // 64) * 64
+        if self.free + needed > self.end:
+            self.kept.append(np.empty(max(needed, PIECE) + 64, np.uint8))
+            self.free = -(-self.kept[-1].ctypes.data // 64) * 64
+            self.end = self.free + max(needed, PIECE)
+        self.free, self.bytes = self.free + needed, self.bytes + needed
+        return self.free - needed
 
     def _keep(self, array: np.ndarray) -> int:
         self._check(array)
         self.kept.append(np.ascontiguousarray(array))
+        self.bytes += array.nbytes
         return self.kept[-1].ctypes.data
 
     def _check(self, array: np.ndarray) -> None:

@@ -161,8 +161,8 @@ def write_many(
 ) -> None:
     """Write several texts at once after one prompt; text number i is what `write` writes alone as sample first_sample + i.
 
-    Up to rounding, where sums are taken in another order. The prompt is read once, and models of torch and of C read their
-    weights once for all texts.
+    To the bit by the engines in NumPy and in C, up to rounding by torch. The prompt is read once, and models of torch and of
+    C read their weights once for all texts.
     """
     readers = readers_of(model, len(texts))
     writers = [Writer(reader, prompt, config, first_sample + i) for i, reader in enumerate(readers)]

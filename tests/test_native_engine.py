@@ -131,6 +131,23 @@ def test_many_texts_at_once_are_what_each_is_alone(arch, int8):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 17])
+def test_a_text_gets_the_same_bits_alone_among_others_and_token_by_token(arch, int8, count):
+    """So the same text, whoever stops when. The kernels that do this are different ones."""
+    ours = NativeModel(both(arch, SHAPES[3])[1], int8=int8, threads=2)
+    texts = [[(7 * i + 3 * j) % 65 for j in range(12)] for i in range(count)]
+    readers = [ours.reader() for _ in texts]
+    for reader, text in zip(readers, texts, strict=True):
+        reader.read(text[:-1])
+    together = ours.read_all(readers, [text[-1:] for text in texts])
+    for text, scores in zip(texts, together, strict=True):
+        alone = ours.reader()
+        one_by_one = [alone.read([token]) for token in text]
+        np.testing.assert_array_equal(scores, one_by_one[-1])
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_one_prompt_of_many_texts_is_read_once(arch, monkeypatch):
     ours, tokenizer = NativeModel(both(arch, SHAPES[1])[1], threads=1), CharTokenizer("".join(map(chr, range(32, 97))))
     config, prompt, read = SampleConfig(max_new_tokens=30, temperature=0.8), [*range(30)], []
