@@ -11,7 +11,7 @@ from minigpt.console import StopSignals, _clock, architecture, excerpt
 
 CONFIG = TrainConfig(max_iters=100, eval_interval=50)
 STEP = Metrics(49, 100, 3.0, 2.5, 1e-3, 1.0, 12_345.0)
-EVALUATION = Metrics(50, 100, 4.0, 2.4, 1e-3, 1.0, 12_345.0, train_loss=2.6, val_loss=2.0, is_best=True)
+EVALUATION = Metrics(50, 100, 4.0, 2.4, 1e-3, 1.0, 12_345.0, train_loss=2.6, val_loss=2.0, val_error=0.01, is_best=True)
 
 
 @pytest.fixture
