@@ -340,9 +340,7 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
 
 def _one_end(given: dict[str, Any]) -> None:
     if given.get("minutes") and "max_iters" in given:
-        raise ValueError(
-            "minutes and max_iters both say when to end; leave one out (of a run that has minutes, --minutes 0)"
-        )
+        raise ValueError("minutes and max_iters both say when to end; leave one of them out, or add --minutes 0")
 
 
 def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) -> None:
