@@ -25,11 +25,10 @@ from pathlib import Path
 
 import torch
 from machine import ROOT, describe, publish, shakespeare, table
-from sweep import library
+from sweep import library, manual
 
 from minigpt import evaluate, load, load_corpus
 from minigpt.config import SIZES
-from minigpt.corpus import _python_manual
 
 LINES = ROOT / "build/minutes.jsonl"
 TEXTS = ("shakespeare", "manual", "library")
@@ -127,9 +126,8 @@ def main() -> None:
         for flags in ways(text, minutes, asked.presets)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        manual = Path(folder, "manual.txt")
-        manual.write_text(_python_manual(), encoding="utf-8")
-        texts = {"shakespeare": Path(shakespeare()), "manual": manual, "library": library(Path(folder))}
+        place = Path(folder)
+        texts = {"shakespeare": Path(shakespeare()), "manual": manual(place), "library": library(place)}
         run_all([key for key in wanted if not any(key.items() <= line.items() for line in done)], texts, asked.cores)
     lines = [json.loads(line) for line in LINES.read_text().splitlines()]
     lines.sort(key=lambda line: (-line["cores"], TEXTS.index(line["text"]), line["minutes"], len(line["flags"])))

@@ -1,8 +1,9 @@
 """The runs behind the planner: python benchmarks/sweep.py [--list] [--fit]
 
 Trains models of the planner's family (today's GPT with Muon) of several sizes, contexts and lengths, on tiny Shakespeare, on
-parts of it, and on the source of Python's standard library, and writes a line for each into benchmarks/sweep.jsonl. A run
-that stands there already is not repeated, so it can be stopped and started at will. 45 minutes on two processor cores.
+parts of it, on Python's manual and on the source of its standard library, and writes a line for each into
+benchmarks/sweep.jsonl. A run that stands there already is not repeated, so it can be stopped and started at will. 75 minutes
+on two processor cores.
 
 --fit: from these lines, the constants of minigpt/planner.py's law (printed), docs/scaling.md and its picture.
 """
@@ -22,7 +23,8 @@ from machine import ROOT, shakespeare
 
 from minigpt import Batches, GPTConfig, TrainConfig, evaluate, load_corpus, train
 from minigpt.config import from_dict
-from minigpt.planner import MODELS, recipe
+from minigpt.corpus import _python_manual
+from minigpt.planner import MODELS, difficulty, recipe
 
 LINES = ROOT / "benchmarks/sweep.jsonl"
 MILLION = 10**6
@@ -43,14 +45,17 @@ def points() -> Iterator[dict[str, Any]]:
         yield run(6, 192, 128, tokens)
     for tokens, (n_layer, n_embd) in itertools.product((0.5, 1, 2), ((3, 64), (4, 128))):  # the text is read over and over
         yield run(n_layer, n_embd, 128, tokens, characters=100_000)
-    for tokens, (n_layer, n_embd) in itertools.product((0.5, 2), ((3, 64), (4, 128))):
-        yield run(n_layer, n_embd, 128, tokens, text="library")
     for tokens, (n_layer, n_embd) in ((0.5, (3, 64)), (2, (3, 64)), (1, (4, 128))):
         yield run(n_layer, n_embd, 128, tokens, arch="gpt")
     for dropout in (0.1, 0.2):
         yield run(4, 128, 128, 2, characters=100_000, dropout=dropout)
     yield run(4, 128, 128, 1, dropout=0.1)
     yield run(3, 64, 128, 4)
+    for tokens, text in itertools.product((0.5, 2), ("library", "manual")):  # other texts
+        for n_layer, n_embd in ((3, 64), (4, 128), (5, 160)):
+            yield run(n_layer, n_embd, 128, tokens, text)
+        for block_size in (64, 256):
+            yield run(4, 96, block_size, tokens, text)
 
 
 def library(folder: Path) -> Path:
@@ -63,8 +68,15 @@ def library(folder: Path) -> Path:
     return whole
 
 
+def manual(folder: Path) -> Path:
+    """Python's manual, as far as it is on this machine, in one file."""
+    whole = folder / "manual.txt"
+    whole.write_text(_python_manual(), encoding="utf-8")
+    return whole
+
+
 def measure(point: dict[str, Any], text: Path) -> dict[str, Any]:
-    """Train a model and measure its loss on the whole validation part (of the library: on 2**17 tokens)."""
+    """Train a model and measure its loss on the whole validation part (of the library: on 2**18 tokens)."""
     corpus = load_corpus([text])
     read = corpus.train[: point["characters"] or None]
     shape = {name: point[name] for name in ("n_layer", "n_embd", "block_size", "dropout")}
@@ -79,10 +91,11 @@ def measure(point: dict[str, Any], text: Path) -> dict[str, Any]:
         **point,
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
+        "difficulty": round(difficulty(corpus), 3),
         "n_params": sum(p.numel() for p in model.parameters()),
         "train_tokens": len(read),
         "train_loss": round(last.train_loss or 0.0, 4),
-        "val_loss": round(evaluate(model, corpus.val, 0 if point["text"] == "shakespeare" else 2**17), 4),
+        "val_loss": round(evaluate(model, corpus.val, 2**18 if point["text"] == "library" else 0), 4),
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -100,7 +113,7 @@ def main() -> None:
         return
     to_do = [p for p in points() if not any(p.items() <= line.items() for line in done)]
     with tempfile.TemporaryDirectory() as folder:
-        texts = {"shakespeare": Path(shakespeare()), "library": library(Path(folder))}
+        texts = {"shakespeare": Path(shakespeare()), "manual": manual(Path(folder)), "library": library(Path(folder))}
         for number, point in enumerate(to_do, 1):
             print(f"{number}/{len(to_do)}", *(f"{name}={value}" for name, value in point.items()), flush=True)
             if asked.list:

@@ -174,13 +174,11 @@ class NativeModel:
     def read_all(self, readers: Sequence["NativeReader"], new: Sequence[Sequence[int]]) -> Array:
         """Read on in several texts at once: the new tokens of each -> scores (texts, V)."""
         for reader, tokens in zip(readers, new, strict=True):
-            if reader.length + len(tokens) > self.block_size and not (self.reads_on and len(tokens) == 1):
-                too_many = reader.length + len(tokens)
-                raise ValueError(f"{too_many} tokens do not fit in a context of block_size {self.block_size}")
             check_ids(tokens, self.vocab_size)
-            reader.make_room(min(reader.length + len(tokens), self.block_size))
-        texts = [(reader, list(tokens), reader.length) for reader, tokens in zip(readers, new, strict=True)]
+            if reader.length + len(tokens) > reader.places:
+                reader.make_room(len(tokens))
         # Last tokens last: theirs are the scores that are wanted. Keys and values of all are there before anyone looks.
+        texts = [(reader, tokens, reader.length) for reader, tokens in zip(readers, new, strict=True)]
         todo = [(r, token, start + i) for r, tokens, start in texts for i, token in enumerate(tokens[:-1])]
         todo += [(r, tokens[-1], start + len(tokens) - 1) for r, tokens, start in texts]
         n, scores = len(todo), np.empty((len(texts), self.vocab_size), np.float32)
@@ -298,14 +296,19 @@ class NativeReader:
         self._use(*self._room())
         self.where = ctypes.addressof(self.memory)
 
-    def make_room(self, places: int) -> None:
-        """Have room for so many places: at least twice as many as before."""
-        if places <= self.places:
-            return
+    def make_room(self, more: int) -> None:
+        """Have room for so many more tokens: for at least twice as many as before.
+
+        Raises ValueError for more than block_size in all, if they are not one that takes the place of the oldest.
+        """
+        needed = self.length + more
+        if needed > self.block_size and not (self.reads_on and more == 1):
+            raise ValueError(f"{needed} tokens do not fit in a context of block_size {self.block_size}")
         before, keys, values = self.places, self.keys, self.values
-        self.places = min(self.block_size, max(-(-places // FIRST_PLACES) * FIRST_PLACES, 2 * before))
-        self._use(*self._room())
-        self.keys[:, : keys.shape[1]], self.values[:, :, :before] = keys, values
+        self.places = min(self.block_size, max(-(-needed // FIRST_PLACES) * FIRST_PLACES, 2 * before))
+        if self.places > before:
+            self._use(*self._room())
+            self.keys[:, : keys.shape[1]], self.values[:, :, :before] = keys, values
 
     def _use(self, keys: Array, values: Array) -> None:
         """Remember in these from now on."""

@@ -213,7 +213,7 @@ def check_ids(tokens: Sequence[int], vocab_size: int) -> None:
     """Raise ValueError for no token, or one that the model has not; NumPy would count from the end, and C read anything."""
     if not len(tokens):
         raise ValueError("there is no token to read")
-    if not all(0 <= token < vocab_size for token in tokens):
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
         strange = next(token for token in tokens if not 0 <= token < vocab_size)
         raise ValueError(f"there is no token {strange}; this model has 0 to {vocab_size - 1}")
 

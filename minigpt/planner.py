@@ -35,22 +35,24 @@ CONTEXTS = (64, 128, 256)
 TOKENS_PER_STEP = {"modern": 2.0, "gpt": 0.5}  # times the root of all tokens: 250 or 1000 steps for 250,000 tokens
 LARGEST_BATCH = 2**14  # tokens: what a plan of some hours comes to
 DROPOUTS = (0.0, 0.05, 0.1, 0.2)
+CLOSE = 1.015  # times the lowest loss: who is expected to be nearer than this is measured once more
 SOONER = 0.95  # of the loss at the end: what must be expected of ending sooner, for the best model is kept anyway
 LOOKS = 5  # at the validation text while training: each costs, and the last one counts
 MOST_LOOKED_AT = 2**17  # tokens
 MODELS = {"modern": ModernGPT, "gpt": GPT}
-LEARNS = {"modern": 1.0, "gpt": 0.08}  # a token teaches a GPT-2 with AdamW as much as so many teach today's with Muon
+LEARNS = {"modern": 1.0, "gpt": 0.09}  # a token teaches a GPT-2 with AdamW as much as so many teach today's with Muon
 
 
 @dataclass(frozen=True)
 class Law:
     """The validation loss that a model of this family ends with on tiny Shakespeare, nats/character.
 
-        floor + size (n / 10⁶)^-size_power + tokens (d / 10⁶)^-tokens_power + context (T / 128)^-context_power
-              + overfit exp(-relief p) h² / (h + knee) + price p,  h = r √(n / u)
+        floor + size (n / 10⁶)^-size_power + tokens (d / 10⁶ (T / 128)^-windows)^-tokens_power
+              + context (T / 128)^-context_power + overfit exp(-relief p) h² / (h + knee) + price p,  h = r √(n / u)
 
     n: weights in the matrices of the blocks; u: tokens of the text; r: how often they are read again; T: the context; d: the
-    tokens read, where what was read before counts less; p: dropout. The overfit term: what learning by heart costs.
+    tokens read, where what was read before counts less, and those of longer windows do, because there are fewer windows; p:
+    dropout. The overfit term: what learning by heart costs.
     Form: Hoffmann et al. 2022, equation 10 (arXiv:2203.15556); repetition: Muennighoff et al. 2023, equation 5
     (arXiv:2305.16264); learning by heart: ours. Fitted to benchmarks/sweep.jsonl by `python benchmarks/sweep.py --fit`.
     """
@@ -60,6 +62,7 @@ class Law:
     size_power: float
     tokens: float
     tokens_power: float
+    windows: float
     context: float
     context_power: float
     repeats: float
@@ -69,13 +72,24 @@ class Law:
     price: float
     error: float = 0.0  # of the logarithm of the loss: root mean square over the runs
 
+    def on(self, difficulty: float) -> "Law":
+        """What the law may be on a text of this difficulty."""
+        floor, rest = (difficulty**power for power in POWERS)
+        return self.scaled(floor, rest)
+
+    def scaled(self, floor: float, rest: float) -> "Law":
+        """The law on a text with so much of the floor, and of what learning by heart costs; and of all the rest."""
+        floors, others = ("floor", "overfit"), ("size", "tokens", "context")
+        factors = dict.fromkeys(floors, floor) | dict.fromkeys(others, rest)
+        return replace(self, **{name: getattr(self, name) * factor for name, factor in factors.items()})
+
     def loss(self, weights: float, tokens: float, block_size: float, text_tokens: float, dropout: float = 0.0) -> float:
         again = max(0.0, tokens / text_tokens - 1)
         fresh = min(tokens, text_tokens) + text_tokens * self.repeats * (1 - math.e ** (-again / self.repeats))
         return (
             self.floor
             + self.size * (weights / 1e6) ** -self.size_power
-            + self.tokens * (fresh / 1e6) ** -self.tokens_power
+            + self.tokens * (fresh / 1e6 * (block_size / 128) ** -self.windows) ** -self.tokens_power
             + self.context * (block_size / 128) ** -self.context_power
             + self.by_heart(weights, tokens, text_tokens, dropout)
             + self.price * dropout
@@ -87,7 +101,8 @@ class Law:
         return self.overfit * math.e ** (-self.relief * dropout) * h**2 / (h + self.knee)
 
 
-LAW = Law(0.8009, 0.1414, 0.2703, 0.6077, 0.2105, 0.02891, 0.3009, 3.696, 0.08928, 62.49, 22.99, 1.014, 0.0117)
+POWERS = 2.14, -0.54  # of a text's difficulty: what its two factors are expected to be
+LAW = Law(0.9087, 0.102, 0.3687, 0.4138, 0.297, 0.6385, 0.1463, 0.5791, 4.512, 0.0835, 53.81, 22.45, 1.111, 0.0118)
 
 
 @dataclass(frozen=True)
@@ -167,7 +182,8 @@ def plan(
 ) -> Plan:
     """The candidate with the lowest expected loss that can be trained in so many minutes.
 
-    Sizes are tried from small to large until larger ones are expected to be worse, then contexts of the best size.
+    Sizes are tried from small to large until larger ones are expected to be worse, the best of them once more, for a moment
+    in which the machine did something else shall not decide; then contexts of the best size.
     given: values that are fixed (fields of GPTConfig and TrainConfig). spent: seconds of the minutes that are gone already.
     Raises ValueError for a text that is too short, and if nothing fits into the memory.
     """
@@ -175,7 +191,15 @@ def plan(
     measure = measure or partial(measured, given=given)
     contexts = [given["block_size"]] if "block_size" in given else [T for T in CONTEXTS if len(corpus.val) > T] or [8]
     corpus.check(contexts[0])
-    hardness = difficulty(corpus)
+    law = LAW.on(difficulty(corpus))
+    speeds: dict[GPTConfig, Speed] = {}
+
+    def fastest(shape: GPTConfig) -> Speed:
+        """The best of all that was measured: what else the machine does only makes it slower."""
+        now = measure(arch, shape, device)
+        before = speeds.get(shape, now)
+        speeds[shape] = Speed(min(now.token_s, before.token_s), min(now.step_s, before.step_s))
+        return speeds[shape]
 
     def candidate(shape: GPTConfig, dropouts: Sequence[float]) -> Plan:
         memory = training_memory(arch, replace(shape, dropout=max(dropouts)), torch.device(device))
@@ -185,13 +209,13 @@ def plan(
                 f"to train {shape.n_layer} blocks of {shape.n_embd} channels takes {memory / 1e9:.1f} GB, "
                 f"and {free / 1e9:.1f} GB are free"
             )
-        speed = measure(arch, replace(shape, dropout=min(dropouts)), device)
+        speed = fastest(replace(shape, dropout=min(dropouts)))
         gone = spent + time.perf_counter() - began
         look_s = min(len(corpus.val), MOST_LOOKED_AT) * speed.token_s / 3 + 0.3  # forward alone; a sample, a checkpoint
         text, weights, a_step = len(corpus.train), matrix_weights(arch, shape), step_tokens(shape.block_size, given)
 
         def loss(tokens: float, dropout: float) -> float:
-            return LAW.loss(weights, tokens * LEARNS[arch], shape.block_size, text, dropout)
+            return law.loss(weights, tokens * LEARNS[arch], shape.block_size, text, dropout)
 
         most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, arch, a_step)
         options = [[(most * 0.95**n, p) for p in dropouts] for n in range(200)]
@@ -205,31 +229,37 @@ def plan(
         looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=MOST_LOOKED_AT)
         config = from_dict(TrainConfig, looks | values | given | {"minutes": needed})
         tokens = config.max_iters * config.batch_size * config.grad_accum_steps * shape.block_size
-        error = LAW.error + UNKNOWN_TEXT * (hardness != 1)
+        error = LAW.error + UNKNOWN_TEXT * (law != LAW)
         shape = replace(shape, dropout=dropout)
-        by_heart = LAW.by_heart(weights, tokens * LEARNS[arch], text, dropout)
-        expected, ends = hardness * loss(tokens, dropout), time.time() + 60 * needed - gone
+        by_heart = law.by_heart(weights, tokens * LEARNS[arch], text, dropout)
+        expected, ends = loss(tokens, dropout), time.time() + 60 * needed - gone
         return Plan(arch, shape, config, speed, memory, tokens / text, by_heart, expected, error, needed < minutes, ends)
+
+    def in_time(most: float, share: float) -> bool:
+        """So many seconds of choosing have not passed, nor such a share of the minutes."""
+        return time.perf_counter() - began < min(most, share * 60 * minutes)
 
     middle = contexts[len(contexts) // 2]
     dropouts = [given["dropout"]] if "dropout" in given else DROPOUTS
-    best, worse = None, 0
     sizes = [(given.get("n_layer", L), given.get("n_embd", C)) for L, C in SIZES]
+    tried: list[Plan] = []
     for shape in dict.fromkeys(shaped(corpus.tokenizer.vocab_size, L, C, middle, given) for L, C in sizes):
         try:
-            this = candidate(shape, dropouts)
+            tried.append(candidate(shape, dropouts))
         except MemoryError as error:
-            if best is None:
+            if not tried:
                 raise ValueError(f"{error}; a smaller model, or another machine, is needed") from error
             break
-        worse = 0 if best is None or this.loss < best.loss else worse + 1
-        best = this if worse == 0 else best
-        if worse == 2 or time.perf_counter() - began > min(10, 0.05 * 60 * minutes):
+        best = min(tried, key=lambda plan: plan.loss)
+        if best not in tried[-2:] or not in_time(10, 0.05):
             break
-    assert best is not None
+    close = [replace(plan.shape, dropout=0.0) for plan in tried if plan.loss < CLOSE * best.loss]
+    with contextlib.suppress(MemoryError):
+        if len(close) > 1 and in_time(10, 0.05):
+            best = min((candidate(shape, dropouts) for shape in close), key=lambda plan: plan.loss)
     for block_size in contexts:
-        if block_size != middle and time.perf_counter() - began < min(15, 0.08 * 60 * minutes):
-            with contextlib.suppress(MemoryError):
+        with contextlib.suppress(MemoryError):
+            if block_size != middle and in_time(15, 0.08):
                 rival = candidate(replace(best.shape, block_size=block_size, dropout=0.0), dropouts)
                 best = min(best, rival, key=lambda plan: plan.loss)
     return best
@@ -321,18 +351,15 @@ def _a_step(model: GPT, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> 
 
 # ---- how hard a text is ------------------------------------------------------------------------------------------------
 
-UNKNOWN_TEXT = 0.12  # of the logarithm of the loss: how wrong the root of a compressor's ratio is (docs/decisions.md)
+UNKNOWN_TEXT = (
+    0.12  # of the logarithm of the loss: how wrong the law is on a text that it was not fitted to (docs/decisions.md)
+)
 SHAKESPEARE_XZ = 1.873  # nats/token that xz needs for the first half million of tiny Shakespeare
 
 
 def difficulty(corpus: Corpus) -> float:
-    """About how much larger than on tiny Shakespeare a model's loss will be on this text, from what xz makes of a part.
-
-    The root, because a compressor finds all that is repeated at once and a small model only little by little. The source of
-    Python's standard library has 0.59 of tiny Shakespeare's xz, and 0.90 to 0.83 of its losses; Python's manual has 0.60 of
-    the one, and 0.72 to 0.65 of the others.
-    """
-    return math.sqrt(round(xz_loss(corpus.ids), 3) / SHAKESPEARE_XZ)
+    """How many bytes xz makes of a part of this text, against tiny Shakespeare: 0.6 for programs and manuals."""
+    return round(xz_loss(corpus.ids), 3) / SHAKESPEARE_XZ
 
 
 def xz_loss(ids: np.ndarray, most: int = 500_000) -> float:
