@@ -380,12 +380,28 @@ def bandwidth(size: int, threads: int, folder: Path) -> float:
     return size * times / min(seconds)
 
 
-def bytes_of(run: Path, int8: bool) -> int:
-    """What has to be read for a token: the weights once, and the keys and values of a text of middle length."""
+def weights_of(run: Path) -> int:
+    """Weights that a token is multiplied by."""
     c = json.loads((run / "config.json").read_text())
-    C, L, V = c["n_embd"], c["n_layer"], c["vocab_size"]
-    weights = 12 * L * C * C + V * C
-    return weights * (1 if int8 else 4) + 2 * L * C * 4 * (PROMPT + NEW // 2)
+    return 12 * c["n_layer"] * c["n_embd"] ** 2 + c["vocab_size"] * c["n_embd"]
+
+
+def bytes_of(run: Path, int8: bool, texts: int = 1, length: int = PROMPT + NEW // 2) -> int:
+    """What has to be read for a token of each text: the weights once, and the keys and values of texts of middle length."""
+    c = json.loads((run / "config.json").read_text())
+    return weights_of(run) * (1 if int8 else 4) + texts * 2 * c["n_layer"] * c["n_embd"] * 4 * length
+
+
+def bound_of_many(run: Path, int8: bool, length: int, threads: int, folder: Path) -> float:
+    """tokens/s of TEXTS texts that neither the memory allows to exceed nor torch's fastest product of matrices."""
+    import torch
+
+    from minigpt.machine import peak_flops
+
+    torch.set_num_threads(threads)
+    size, flops = bytes_of(run, int8, TEXTS, length), peak_flops(torch.device("cpu"))
+    assert flops is not None
+    return min(TEXTS * bandwidth(size, threads, folder) / size, flops / (2 * weights_of(run)))
 
 
 def first_character(run: Path, times: int) -> float:
@@ -465,10 +481,12 @@ def compare(size: str, sides: list[str], flags: argparse.Namespace, folder: Path
             rate = NEW / statistics.median(totals[who])
             size_read = bytes_of(run, who.endswith("int8"))
             bound = bandwidth(size_read, flags.threads, folder) / size_read
-            together = TEXTS * shape["many"] / statistics.median(many[who]) if many[who] else 0
+            together, share = TEXTS * shape["many"] / statistics.median(many[who]) if many[who] else 0, 0.0
+            if together:
+                share = together / bound_of_many(run, who.endswith("int8"), shape["many"] // 2, flags.threads, folder)
             rows.append([shape["name"], SIDES[who], _digits(rate), _digits(bound), f"{rate / bound:.0%}",
                          f"{1000 * statistics.median(firsts[who]):,.3g} ms", f"{memory[who] / 1e6:,.0f} MB",
-                         f"{_digits(together)} ({together / rate:.1f} times)" if together else ""])  # fmt: skip
+                         f"{_digits(together)} ({together / rate:.1f} times; {share:.0%})" if together else ""])  # fmt: skip
         print(rows[-1], flush=True)
     return rows
 
@@ -522,6 +540,9 @@ The first token includes reading the prompt. Many texts begin with one token and
 chance, each for itself, and those of transformers greedy, which is less work. The bound: a token cannot be written
 faster than its weights and the keys and values of a text of middle length can be read once; a loop in C reads as many bytes
 again and again, from the cache if they fit there, and the bound is its best. nanoGPT has no cache, so its bound is far.
+Behind the rate of many texts: how many times that of one it is, and its share of a bound that is the smaller of two: weights
+read once for all texts and keys and values for each, and two operations for each weight and token at the rate of torch's
+fastest product.
 
 {table(header, rows)}
 

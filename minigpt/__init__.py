@@ -25,7 +25,8 @@ Read the files in this order; each imports only files above it.
     engine      generate() -> yields ids; how a GPT writes
     writing     from tokens to text, up to whatever ends it
     optim       AdamW, Muon and the learning-rate schedule
-    speed       the same arithmetic in less time, on processors that need help
+    fused       what torch does in many passes over the memory, in one, in C
+    speed       the same arithmetic in less time, on processors
     compiling   torch.compile, and a folder for its libraries that survives a kill
     machine     what this machine can do, and what a model asks of it
     clock       where the time of a training goes, and how many steps still fit into it

@@ -75,8 +75,11 @@ class NormedAttention(MultiHeadAttention):
 
     def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x, start)
-        precise = self.q_norm.weight.dtype  # under autocast, q and k come in bfloat16
-        return rotate(self.q_norm(q.to(precise)), start), rotate(self.k_norm(k.to(precise)), start), v
+        return self.placed(self.q_norm, q, start), self.placed(self.k_norm, k, start), v
+
+    def placed(self, norm: nn.RMSNorm, x: Tensor, start: int) -> Tensor:
+        """Queries or keys, normalised and turned: x (B, nh, T, hs) -> same."""
+        return rotate(norm(x.to(norm.weight.dtype)), start)  # under autocast, x comes in bfloat16
 
 
 class SwiGLU(nn.Module):

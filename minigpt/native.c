@@ -361,3 +361,144 @@ void forward(const Model *m, int n, const int *tokens, const int *positions, Mem
         multiply(&m->head, h, scores, wanted, SET);
     }
 }
+
+/* ---- for training (fused.py) ----------------------------------------------------------------------------------------- */
+
+/* y = f(x) where torch goes over the memory several times, and what the gradient dy of y is for x. Rows and numbers are
+   shared out among the threads in equal parts. */
+
+#define GELU_A 1.5957691f  /* 2 sqrt(2 / π) */
+#define GELU_B 0.044715f
+
+/* GPT-2's GELU of n numbers: u (1 + tanh(z)) / 2 = u / (1 + exp(-2z)). */
+void gelu(const float *x, float *y, long n, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) y[i] = x[i] / (1 + quick_exp(-GELU_A * (x[i] + GELU_B * x[i] * x[i] * x[i])));
+}
+
+void gelu_back(const float *x, const float *dy, float *dx, long n, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        float square = x[i] * x[i], s = 1 / (1 + quick_exp(-GELU_A * (x[i] + GELU_B * x[i] * square)));
+        dx[i] = dy[i] * s * (1 + x[i] * (1 - s) * GELU_A * (1 + 3 * GELU_B * square));
+    }
+}
+
+/* SwiGLU's product of n numbers: silu(gate) * up. */
+void swiglu(const float *gate, const float *up, float *y, long n, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) y[i] = gate[i] * up[i] / (1 + quick_exp(-gate[i]));
+}
+
+void swiglu_back(const float *gate, const float *up, const float *dy, float *dgate, float *dup, long n, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        float s = 1 / (1 + quick_exp(-gate[i]));
+        dup[i] = dy[i] * gate[i] * s;
+        dgate[i] = dy[i] * up[i] * s * (1 + gate[i] * (1 - s));
+    }
+}
+
+/* Dropout of n numbers: 0 where a hash of place and seed is below `cut` of 2^32, else times `by`. Whoever asks with the same
+   seed gets the same, in whatever parts: so the backward pass needs nothing to be kept.
+   Source of the hash: Wellons 2018, "Prospecting for Hash Functions" (triple32), here with half of the seed on the way. */
+void dropout(const float *x, float *y, long n, uint64_t seed, uint32_t cut, float by, int threads) {
+    uint32_t low = (uint32_t)seed, high = (uint32_t)(seed >> 32);
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        uint32_t h = (uint32_t)i + low;
+        h = (h ^ h >> 17) * 0xed5ad4bbU;
+        h = (h ^ h >> 11 ^ high) * 0xac4c1b51U;
+        h = (h ^ h >> 15) * 0x31848babU;
+        y[i] = (h ^ h >> 14) < cut ? 0 : x[i] * by;
+    }
+}
+
+/* 1 if all numbers of `count` arrays are finite. */
+int all_are_finite(const float **x, const long *n, int count, int threads) {
+    int strange = 0;
+#pragma omp parallel num_threads(threads) reduction(| : strange)
+    for (int k = 0; k < count; k++) {
+#pragma omp for nowait
+        for (long i = 0; i < n[k]; i++) {
+            uint32_t bits;
+            memcpy(&bits, x[k] + i, sizeof bits);
+            strange |= (bits & 0x7f800000) == 0x7f800000;
+        }
+    }
+    return !strange;
+}
+
+/* RMS norm of rows (n, size). scale (n,): one over the root of each row's mean square. */
+void rms_norm(const float *x, const float *weight, float eps, float *y, float *scale, long n, int size, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        const float *from = x + i * size;
+        float *to = y + i * size, square = 0;
+        for (int c = 0; c < size; c++) square += from[c] * from[c];
+        scale[i] = 1 / sqrtf(square / size + eps);
+        for (int c = 0; c < size; c++) to[c] = from[c] * scale[i] * weight[c];
+    }
+}
+
+/* dweight (threads, size), which is 0: the sum of each thread. */
+void rms_norm_back(const float *x, const float *weight, const float *scale, const float *dy, float *dx, float *dweight, long n,
+                   int size, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        const float *from = x + i * size, *grad = dy + i * size;
+        float *to = dx + i * size, *mine = dweight + (long)omp_get_thread_num() * size, along = 0, s = scale[i];
+        for (int c = 0; c < size; c++) along += grad[c] * weight[c] * from[c];
+        along *= s * s / size;
+        for (int c = 0; c < size; c++) {
+            mine[c] += grad[c] * from[c] * s;
+            to[c] = s * (grad[c] * weight[c] - from[c] * along);
+        }
+    }
+}
+
+/* The same for each head of queries or keys, which then turn by their position: x (n tokens, heads, size), a step of `step`
+   numbers from token to token, token i at position i % T. cosine, sine (T, half). y (n, heads, size), scale (n, heads). */
+void norm_and_turn(const float *x, long step, const float *weight, float eps, const float *cosine, const float *sine, float *y,
+                   float *scale, long n, int T, int heads, int size, int threads) {
+    int half = size / 2;
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        const float *c = cosine + i % T * half, *s = sine + i % T * half;
+        for (int h = 0; h < heads; h++) {
+            const float *left = x + i * step + h * size, *right = left + half;
+            float *to = y + (i * heads + h) * size, square = 0;
+            for (int k = 0; k < size; k++) square += left[k] * left[k];
+            float by = scale[i * heads + h] = 1 / sqrtf(square / size + eps);
+            for (int k = 0; k < half; k++) {
+                float l = left[k] * by * weight[k], r = right[k] * by * weight[half + k];
+                to[k] = l * c[k] - r * s[k];
+                to[half + k] = r * c[k] + l * s[k];
+            }
+        }
+    }
+}
+
+void norm_and_turn_back(const float *x, long step, const float *weight, const float *scale, const float *cosine, const float *sine,
+                        const float *dy, float *dx, float *dweight, long n, int T, int heads, int size, int threads) {
+    int half = size / 2;
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        const float *c = cosine + i % T * half, *s = sine + i % T * half;
+        float *mine = dweight + (long)omp_get_thread_num() * size;
+        for (int h = 0; h < heads; h++) {
+            const float *left = x + i * step + h * size, *right = left + half, *grad = dy + (i * heads + h) * size;
+            float *to = dx + (i * heads + h) * size, by = scale[i * heads + h], along = 0;
+            for (int k = 0; k < half; k++) { /* turned back; */
+                float l = grad[k] * c[k] + grad[half + k] * s[k], r = grad[half + k] * c[k] - grad[k] * s[k];
+                mine[k] += l * left[k] * by;
+                mine[half + k] += r * right[k] * by;
+                to[k] = l * weight[k];
+                to[half + k] = r * weight[half + k];
+                along += to[k] * left[k] + to[half + k] * right[k];
+            }
+            along *= by * by / size;
+            for (int k = 0; k < size; k++) to[k] = by * (to[k] - left[k] * along);
+        }
+    }
+}

@@ -4,7 +4,7 @@
     Muon    each matrix has a step whose directions are all equally long: what the gradient says loudly and what it says
             softly is learned at one pace. For the matrices of the blocks; the rest stays with AdamW
 
-Next: speed.py
+Next: fused.py
 """
 
 import math

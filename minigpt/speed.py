@@ -6,6 +6,9 @@ Matrix products: torch multiplies on x86 with Intel's MKL, which gives some proc
 do (others all of it: docs/decisions.md); its convolutions go through oneDNN, which does not. A linear layer is a convolution
 of width 1, so it can take that way.
 
+All that is no product: most of its time goes into reading and writing memory, so it is done in few passes: in C
+(fused.py), or without a compiler by what torch has.
+
 Memory: each step needs the same large arrays. glibc gives them back to the system and fetches them anew, and every fresh
 page costs an interrupt; told to keep them, it does not.
 
@@ -13,9 +16,8 @@ Next: compiling.py
 """
 
 import ctypes
-import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import fused
 from .attention import MultiHeadAttention, causal_mask
+from .modern import NormedAttention, SwiGLU
 
 
 class ConvolutionalLinear(nn.Linear):
@@ -77,18 +81,20 @@ class QuickDropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * kept(x.shape, self.p) if self.training and self.p > 0 else x
+        return dropped(x, self.p) if self.training and self.p > 0 else x
 
 
-def kept(shape: Sequence[int], p: float) -> Tensor:
-    """What dropout multiplies by: 0 with probability p, else 1 / (1 - p), so that the mean stays."""
-    n = math.prod(shape)
-    bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n].view(shape)
-    return torch.ge(bits, round(p * 2**16) - 2**15, out=torch.empty(shape)).mul_(1 / (1 - p))
+def dropped(x: Tensor, p: float) -> Tensor:
+    """x -> same shape: 0 with probability p, else times 1 / (1 - p), so that the mean stays."""
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    bits = bits[: x.numel()].view(x.shape)
+    return x * torch.ge(bits, round(p * 2**16) - 2**15, out=torch.empty(x.shape)).mul_(1 / (1 - p))
 
 
-def attend_with_dropout(attention: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """MultiHeadAttention.attend with QuickDropout; torch's own, with dropout, goes a slow way on processors.
+def attend_with_dropout(
+    attention: MultiHeadAttention, drop: Callable[[Tensor, float], Tensor], q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
+    """MultiHeadAttention.attend with a quick dropout; torch's own, with dropout, goes a slow way on processors.
 
     q, k, v (B, nh, T, hs) -> (B, nh, T, hs). Scale and mask are part of the product that makes the scores.
     """
@@ -98,7 +104,17 @@ def attend_with_dropout(attention: MultiHeadAttention, q: Tensor, k: Tensor, v: 
     mask = torch.zeros(T, T).masked_fill_(~causal_mask(T, T), float("-inf"))
     q3, k3, v3 = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     weights = torch.baddbmm(mask, q3, k3.mT, alpha=hs**-0.5).softmax(-1)  # (B nh, T, T)
-    return (weights * kept(weights.shape, attention.dropout) @ v3).view_as(q)
+    return (drop(weights, attention.dropout) @ v3).view_as(q)
+
+
+IN_FEW_PASSES: dict[type[nn.Module], type[nn.Module]] = {nn.RMSNorm: FewPassRMSNorm, nn.Dropout: QuickDropout}
+IN_ONE_PASS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.RMSNorm: fused.FusedRMSNorm,
+    nn.Dropout: fused.FusedDropout,
+    nn.GELU: fused.FusedGELU,
+    SwiGLU: fused.FusedSwiGLU,
+    NormedAttention: fused.FusedAttention,
+}
 
 
 def speed_up(model: nn.Module, device: torch.device) -> None:
@@ -111,17 +127,15 @@ def speed_up(model: nn.Module, device: torch.device) -> None:
     if device.type != "cpu":
         return
     _keep_memory()
-    for module in model.modules():
-        if type(module) is nn.RMSNorm:
-            module.__class__ = FewPassRMSNorm
-        elif type(module) is nn.Dropout:
-            module.__class__ = QuickDropout
-        elif isinstance(module, MultiHeadAttention) and module.dropout:
-            module.attend = partial(attend_with_dropout, module)  # type: ignore[method-assign]
+    quick, drop = dict(IN_FEW_PASSES), dropped
+    if fused.available():
+        quick, drop = dict(IN_ONE_PASS), fused.dropped
     if _mkl_is_slow_here():
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = ConvolutionalLinear
+        quick[nn.Linear] = ConvolutionalLinear
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention) and module.dropout:
+            module.attend = partial(attend_with_dropout, module, drop)  # type: ignore[method-assign]
+        module.__class__ = quick.get(type(module), type(module))
 
 
 def _keep_memory() -> None:

@@ -23,6 +23,7 @@ from .bigram import LanguageModel
 from .clock import Clock
 from .compiling import compiled
 from .config import TrainConfig
+from .fused import all_finite
 from .machine import flops_per_token, peak_flops
 from .optim import learning_rate, make_optimizer
 from .signals import interruptible
@@ -239,14 +240,13 @@ def _gradient(
 
 
 def _all_finite(model: LanguageModel, optimizer: torch.optim.Optimizer) -> bool:
-    """True if every weight, and every number that the optimizer keeps, is finite, and so is its square.
+    """True if every weight, and every number that the optimizer keeps, is finite.
 
     The optimizer's too: AdamW divides by the root of a mean square, and where that is infinite the weight stays as it is,
-    finite and forever. Squares are summed because torch does that ten times as fast as it finds the largest number.
+    finite and forever.
     """
     kept = [value for state in optimizer.state.values() for value in state.values()]
-    norms = torch._foreach_norm([*(p.detach() for p in model.parameters()), *kept])
-    return math.isfinite(torch.stack(norms).sum())
+    return all_finite([*(p.detach() for p in model.parameters()), *kept])
 
 
 def _usually(lr: float) -> str:

@@ -5,11 +5,12 @@ import torch
 import torch.nn as nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from minigpt import GPT, GPTConfig, ModernGPT, speed
+from minigpt import GPT, GPTConfig, ModernGPT, fused, speed
 from minigpt.attention import MultiHeadAttention
-from minigpt.speed import ConvolutionalLinear, FewPassRMSNorm, QuickDropout, attend_with_dropout, kept, speed_up
+from minigpt.speed import ConvolutionalLinear, FewPassRMSNorm, QuickDropout, attend_with_dropout, dropped, speed_up
 
 CPU = torch.device("cpu")
+fused_parts = set(speed.IN_ONE_PASS.values())
 
 
 def same(theirs: nn.Module, ours: nn.Module, *shapes: tuple[int, ...]) -> None:
@@ -46,34 +47,10 @@ def test_an_rms_norm_of_values_seen_from_another_side_is_the_same():
     torch.testing.assert_close(x.grad, y.grad)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
-@pytest.mark.parametrize("shape", [(200_001,), (7, 11, 3001)])
-def test_dropout_keeps_the_share_that_it_should_and_the_mean(p, shape):
-    torch.manual_seed(0)
-    mask = kept(shape, p)
-    assert mask.shape == shape
-    assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
-    n = mask.numel()
-    assert (mask > 0).float().mean().item() == pytest.approx(1 - p, abs=4 * (p * (1 - p) / n) ** 0.5)
-
-
-def test_what_dropout_keeps_is_drawn_for_each_element_alone():
-    """Four elements share one random number of 64 bits: its parts must not depend on each other."""
-    torch.manual_seed(0)
-    dropped = (kept((400_000,), 0.3) == 0).float()
-    for distance in (1, 2, 3, 4, 8):
-        both = (dropped[distance:] * dropped[:-distance]).mean().item()
-        assert both == pytest.approx(0.09, abs=0.003)
-    assert dropped.view(-1, 4).mean(0).tolist() == pytest.approx([0.3] * 4, abs=0.006)
-
-
-def test_dropout_passes_the_gradient_where_it_passed_the_value_and_does_nothing_in_use():
-    torch.manual_seed(0)
-    dropout, x = QuickDropout(0.25), torch.ones(1000, requires_grad=True)
-    out = dropout(x)
-    out.sum().backward()
-    assert torch.equal(x.grad, out.detach())
-    assert torch.equal(dropout.eval()(x), x)
+def test_dropout_does_nothing_in_use():
+    x = torch.ones(1000)
+    assert torch.equal(QuickDropout(0.25).eval()(x), x)
+    assert not torch.equal(QuickDropout(0.25)(x), x)
 
 
 def test_attention_with_dropout_is_attention_when_nothing_is_dropped_and_has_its_mean_otherwise():
@@ -81,18 +58,27 @@ def test_attention_with_dropout_is_attention_when_nothing_is_dropped_and_has_its
     attention = MultiHeadAttention(12, 3, dropout=1e-6).train()
     q, k, v = (torch.randn(2, 3, 5, 4) for _ in range(3))
     expected = scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(attend_with_dropout(attention, q, k, v), expected)
+    torch.testing.assert_close(attend_with_dropout(attention, dropped, q, k, v), expected)
     attention.dropout = 0.3
-    mean = torch.stack([attend_with_dropout(attention, q, k, v) for _ in range(4000)]).mean(0)
+    mean = torch.stack([attend_with_dropout(attention, dropped, q, k, v) for _ in range(4000)]).mean(0)
     torch.testing.assert_close(mean, expected, rtol=0, atol=0.1)
-    assert (attend_with_dropout(attention, q, k, v)[:, :, 0] == 0).any()  # the first position has one weight to lose
-    torch.testing.assert_close(attend_with_dropout(attention.eval(), q, k, v), expected)
+    assert (
+        attend_with_dropout(attention, dropped, q, k, v)[:, :, 0] == 0
+    ).any()  # the first position has one weight to lose
+    torch.testing.assert_close(attend_with_dropout(attention.eval(), dropped, q, k, v), expected)
 
 
+@pytest.mark.parametrize("compiler_there", [True, False])
 @pytest.mark.parametrize("slow", [True, False])
 @pytest.mark.parametrize("kind", [GPT, ModernGPT])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_model_is_made_faster_in_its_place_and_answers_as_before(slow, kind, dropout, monkeypatch):
+def test_a_model_is_made_faster_in_its_place_and_answers_as_before(
+    compiler_there, slow, kind, dropout, monkeypatch, request
+):
+    if compiler_there:
+        request.getfixturevalue("compiler")
+    else:
+        monkeypatch.setattr(fused, "available", lambda: False)
     monkeypatch.setattr(speed, "_mkl_is_slow_here", lambda: slow)
     torch.manual_seed(0)
     model = kind(GPTConfig(vocab_size=64, block_size=8, n_layer=2, n_head=2, n_embd=16, dropout=dropout)).eval()
@@ -103,7 +89,9 @@ def test_a_model_is_made_faster_in_its_place_and_answers_as_before(slow, kind, d
     types = {type(module) for module in model.modules()}
     assert (ConvolutionalLinear in types) == slow
     assert (nn.Linear in types) != slow
-    assert (FewPassRMSNorm in types) == (kind is ModernGPT)
+    assert (FewPassRMSNorm in types) == (kind is ModernGPT and not compiler_there)
+    in_c = {fused.FusedRMSNorm, fused.FusedAttention, fused.FusedSwiGLU} if kind is ModernGPT else {fused.FusedGELU}
+    assert types & fused_parts == (in_c | {fused.FusedDropout} if compiler_there else set())
     assert not {nn.RMSNorm, nn.Dropout} & types
     assert list(model.state_dict()) == names
     torch.testing.assert_close(model(idx)[0], before)
