@@ -7,7 +7,7 @@ Next: speed.py
 """
 
 import math
-from ctypes import c_float, c_int, c_long, c_uint32, c_uint64, c_void_p
+from ctypes import c_float, c_int, c_long, c_void_p
 from functools import lru_cache
 from typing import Any
 
@@ -19,13 +19,13 @@ from torch import Tensor
 from .modern import NormedAttention, SwiGLU, turns
 from .native_engine import NoCompiler, library
 
-SIGNATURES = {  # p a tensor, n a long, i an int, f a float, s a seed, c a cut; the number of threads comes behind
-    "gelu": "ppn", "gelu_back": "pppn", "swiglu": "pppn", "swiglu_back": "pppppn", "dropout": "ppnscf",
+SIGNATURES = {  # p a tensor, n a long, i an int, f a float; the number of threads comes behind
+    "gelu": "ppn", "gelu_back": "pppn", "swiglu": "pppn", "swiglu_back": "pppppn", "dropout": "pppnif",
     "rms_norm": "ppfppni", "rms_norm_back": "ppppppni",
     "norm_and_turn": "pnpfppppniii", "norm_and_turn_back": "pnppppppp" + "niii",
     "all_are_finite": "ppi",
 }  # fmt: skip
-TYPES = {"p": c_void_p, "n": c_long, "i": c_int, "f": c_float, "s": c_uint64, "c": c_uint32}
+TYPES = {"p": c_void_p, "n": c_long, "i": c_int, "f": c_float}
 
 
 @lru_cache(maxsize=1)
@@ -113,26 +113,43 @@ class FusedSwiGLU(SwiGLU):
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        seed = torch.empty((), dtype=torch.int64).random_(-(2**63), None).item() % 2**64
-        ctx.arguments = x.numel(), seed, min(round(p * 2**32), 2**32 - 1), 1 / (1 - p)
+        bits, ctx.rest = random_bits(x.numel()), (x.numel(), cut(p), 1 / (1 - p))
+        ctx.save_for_backward(bits)
         x = x.contiguous()
         y = torch.empty_like(x)
-        _run("dropout", x, y, *ctx.arguments)
+        _run("dropout", x, bits, y, *ctx.rest)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         dx = torch.empty_like(dy, memory_format=torch.contiguous_format)
-        _run("dropout", dy.contiguous(), dx, *ctx.arguments)
+        _run("dropout", dy.contiguous(), *ctx.saved_tensors, dx, *ctx.rest)
         return dx, None
 
 
 def dropped(x: Tensor, p: float) -> Tensor:
-    """Dropout, x -> same shape. Which numbers, torch's generator says; nothing is kept for the way back but its seed."""
-    return _Dropped.apply(x, p) if _fits(x) and p < 1 else F.dropout(x, p)
+    """Dropout, x -> same shape, from cheap random bits: 16 for each number, drawn four at a time.
+
+    So the probability is one of 65,537. torch draws a number of its own for each, one after the other: six times as slow on
+    two cores, as slow as all matrix products together.
+    """
+    if available() and _fits(x):
+        return _Dropped.apply(x, p)
+    bits = random_bits(x.numel()).view(x.shape)
+    return x * torch.ge(bits, cut(p), out=torch.empty(x.shape)).mul_(1 / (1 - p))
 
 
-class FusedDropout(nn.Dropout):
+def random_bits(n: int) -> Tensor:
+    """(n,) whole numbers of 16 bits."""
+    return torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n]
+
+
+def cut(p: float) -> int:
+    """The number of 16 bits that a share of p is below."""
+    return round(p * 2**16) - 2**15
+
+
+class QuickDropout(nn.Dropout):
     """Dropout, x -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:

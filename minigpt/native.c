@@ -399,19 +399,10 @@ void swiglu_back(const float *gate, const float *up, const float *dy, float *dga
     }
 }
 
-/* Dropout of n numbers: 0 where a hash of place and seed is below `cut` of 2^32, else times `by`. Whoever asks with the same
-   seed gets the same, in whatever parts: so the backward pass needs nothing to be kept.
-   Source of the hash: Wellons 2018, "Prospecting for Hash Functions" (triple32), here with half of the seed on the way. */
-void dropout(const float *x, float *y, long n, uint64_t seed, uint32_t cut, float by, int threads) {
-    uint32_t low = (uint32_t)seed, high = (uint32_t)(seed >> 32);
+/* Dropout of n numbers: 0 where the random bits are below `cut`, else times `by`. */
+void dropout(const float *x, const int16_t *bits, float *y, long n, int cut, float by, int threads) {
 #pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < n; i++) {
-        uint32_t h = (uint32_t)i + low;
-        h = (h ^ h >> 17) * 0xed5ad4bbU;
-        h = (h ^ h >> 11 ^ high) * 0xac4c1b51U;
-        h = (h ^ h >> 15) * 0x31848babU;
-        y[i] = (h ^ h >> 14) < cut ? 0 : x[i] * by;
-    }
+    for (long i = 0; i < n; i++) y[i] = bits[i] < cut ? 0 : x[i] * by;
 }
 
 /* 1 if all numbers of `count` arrays are finite. */

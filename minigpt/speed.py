@@ -17,7 +17,6 @@ Next: compiling.py
 
 import ctypes
 import platform
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,28 +72,8 @@ class FewPassRMSNorm(nn.RMSNorm):
         return _NormedByRMS.apply(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
 
 
-class QuickDropout(nn.Dropout):
-    """Dropout, x -> same shape, from cheap random bits: 16 for each element, drawn four at a time.
-
-    So the probability is one of 65,537. torch draws a number of its own for each element, one after the other: six times as
-    slow on two cores, as slow as all matrix products together.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return dropped(x, self.p) if self.training and self.p > 0 else x
-
-
-def dropped(x: Tensor, p: float) -> Tensor:
-    """x -> same shape: 0 with probability p, else times 1 / (1 - p), so that the mean stays."""
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    bits = bits[: x.numel()].view(x.shape)
-    return x * torch.ge(bits, round(p * 2**16) - 2**15, out=torch.empty(x.shape)).mul_(1 / (1 - p))
-
-
-def attend_with_dropout(
-    attention: MultiHeadAttention, drop: Callable[[Tensor, float], Tensor], q: Tensor, k: Tensor, v: Tensor
-) -> Tensor:
-    """MultiHeadAttention.attend with a quick dropout; torch's own, with dropout, goes a slow way on processors.
+def attend_with_dropout(attention: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """MultiHeadAttention.attend with QuickDropout; torch's own, with dropout, goes a slow way on processors.
 
     q, k, v (B, nh, T, hs) -> (B, nh, T, hs). Scale and mask are part of the product that makes the scores.
     """
@@ -104,13 +83,13 @@ def attend_with_dropout(
     mask = torch.zeros(T, T).masked_fill_(~causal_mask(T, T), float("-inf"))
     q3, k3, v3 = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     weights = torch.baddbmm(mask, q3, k3.mT, alpha=hs**-0.5).softmax(-1)  # (B nh, T, T)
-    return (drop(weights, attention.dropout) @ v3).view_as(q)
+    return (fused.dropped(weights, attention.dropout) @ v3).view_as(q)
 
 
-IN_FEW_PASSES: dict[type[nn.Module], type[nn.Module]] = {nn.RMSNorm: FewPassRMSNorm, nn.Dropout: QuickDropout}
+IN_FEW_PASSES: dict[type[nn.Module], type[nn.Module]] = {nn.RMSNorm: FewPassRMSNorm, nn.Dropout: fused.QuickDropout}
 IN_ONE_PASS: dict[type[nn.Module], type[nn.Module]] = {
     nn.RMSNorm: fused.FusedRMSNorm,
-    nn.Dropout: fused.FusedDropout,
+    nn.Dropout: fused.QuickDropout,
     nn.GELU: fused.FusedGELU,
     SwiGLU: fused.FusedSwiGLU,
     NormedAttention: fused.FusedAttention,
@@ -127,14 +106,12 @@ def speed_up(model: nn.Module, device: torch.device) -> None:
     if device.type != "cpu":
         return
     _keep_memory()
-    quick, drop = dict(IN_FEW_PASSES), dropped
-    if fused.available():
-        quick, drop = dict(IN_ONE_PASS), fused.dropped
+    quick = dict(IN_ONE_PASS if fused.available() else IN_FEW_PASSES)
     if _mkl_is_slow_here():
         quick[nn.Linear] = ConvolutionalLinear
     for module in model.modules():
         if isinstance(module, MultiHeadAttention) and module.dropout:
-            module.attend = partial(attend_with_dropout, module, drop)  # type: ignore[method-assign]
+            module.attend = partial(attend_with_dropout, module)  # type: ignore[method-assign]
         module.__class__ = quick.get(type(module), type(module))
 
 

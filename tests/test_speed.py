@@ -7,7 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from minigpt import GPT, GPTConfig, ModernGPT, fused, speed
 from minigpt.attention import MultiHeadAttention
-from minigpt.speed import ConvolutionalLinear, FewPassRMSNorm, QuickDropout, attend_with_dropout, dropped, speed_up
+from minigpt.speed import ConvolutionalLinear, FewPassRMSNorm, attend_with_dropout, speed_up
 
 CPU = torch.device("cpu")
 fused_parts = set(speed.IN_ONE_PASS.values())
@@ -47,25 +47,17 @@ def test_an_rms_norm_of_values_seen_from_another_side_is_the_same():
     torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_dropout_does_nothing_in_use():
-    x = torch.ones(1000)
-    assert torch.equal(QuickDropout(0.25).eval()(x), x)
-    assert not torch.equal(QuickDropout(0.25)(x), x)
-
-
 def test_attention_with_dropout_is_attention_when_nothing_is_dropped_and_has_its_mean_otherwise():
     torch.manual_seed(0)
     attention = MultiHeadAttention(12, 3, dropout=1e-6).train()
     q, k, v = (torch.randn(2, 3, 5, 4) for _ in range(3))
     expected = scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(attend_with_dropout(attention, dropped, q, k, v), expected)
+    torch.testing.assert_close(attend_with_dropout(attention, q, k, v), expected)
     attention.dropout = 0.3
-    mean = torch.stack([attend_with_dropout(attention, dropped, q, k, v) for _ in range(4000)]).mean(0)
+    mean = torch.stack([attend_with_dropout(attention, q, k, v) for _ in range(4000)]).mean(0)
     torch.testing.assert_close(mean, expected, rtol=0, atol=0.1)
-    assert (
-        attend_with_dropout(attention, dropped, q, k, v)[:, :, 0] == 0
-    ).any()  # the first position has one weight to lose
-    torch.testing.assert_close(attend_with_dropout(attention.eval(), dropped, q, k, v), expected)
+    assert (attend_with_dropout(attention, q, k, v)[:, :, 0] == 0).any()  # the first position has one weight to lose
+    torch.testing.assert_close(attend_with_dropout(attention.eval(), q, k, v), expected)
 
 
 @pytest.mark.parametrize("compiler_there", [True, False])
@@ -91,7 +83,7 @@ def test_a_model_is_made_faster_in_its_place_and_answers_as_before(
     assert (nn.Linear in types) != slow
     assert (FewPassRMSNorm in types) == (kind is ModernGPT and not compiler_there)
     in_c = {fused.FusedRMSNorm, fused.FusedAttention, fused.FusedSwiGLU} if kind is ModernGPT else {fused.FusedGELU}
-    assert types & fused_parts == (in_c | {fused.FusedDropout} if compiler_there else set())
+    assert types & fused_parts == (in_c if compiler_there else set()) | {fused.QuickDropout}
     assert not {nn.RMSNorm, nn.Dropout} & types
     assert list(model.state_dict()) == names
     torch.testing.assert_close(model(idx)[0], before)
