@@ -73,6 +73,7 @@ def run_all(keys: list[dict], texts: dict[str, Path], cores: int) -> None:
     waiting: queue.SimpleQueue[dict] = queue.SimpleQueue()
     for key in keys:
         waiting.put(key)
+    threads = torch.get_num_threads()
     torch.set_num_threads(cores)  # of the evaluations, which are ours
 
     def work(mine: list[int]) -> None:
@@ -90,6 +91,7 @@ def run_all(keys: list[dict], texts: dict[str, Path], cores: int) -> None:
     groups = [here[i : i + cores] for i in range(0, len(here) - cores + 1, cores)]
     with ThreadPoolExecutor(len(groups)) as pool:
         list(pool.map(work, groups))
+    torch.set_num_threads(threads)
 
 
 def rows(lines: list[dict]) -> list[list[str]]:

@@ -96,10 +96,10 @@ def publish_law(lines: list[Line]) -> None:
     learns = {"modern": 1.0, **({"gpt": learning_share(law, gpt)} if gpt else {})}
     print(f"LAW = {law}\nLEARNS = {learns}\nPOWERS = {powers}")
     others = {line["text"]: line["difficulty"] for line in lines if line["text"] in fitted.factors}
-    factors = "; ".join(
-        f"{text} ({difficulty:.2f}): {fitted.factors[text][0]:.2g} and {fitted.factors[text][1]:.3g}"
+    factors = [
+        [text, f"{difficulty:.2f}", *(f"{factor:.2f}" for factor in fitted.factors[text])]
         for text, difficulty in others.items()
-    )
+    ]
     rows = [
         [
             line["text"] + (f", first {line['characters']:,}" if line["characters"] else ""),
@@ -113,18 +113,19 @@ def publish_law(lines: list[Line]) -> None:
             f"{fitted.expected(line, learns[line['arch']]):.4f}",
             f"{line['train_loss']:.4f}",
             f"{line['seconds']:.0f} s",
+            line["on"],
         ]
         for line in lines
     ]
     header = ["text", "model", "blocks x channels", "context", "tokens", "times the text", "dropout"]
-    header += ["val loss", "by the law", "train loss (mean of the run)", "time"]
+    header += ["val loss", "by the law", "train loss (mean of the run)", "time", "on"]
     (ROOT / "docs/scaling.svg").write_text(
         picture(law, [line for line in lines if (line["text"], line["arch"]) == ("shakespeare", "modern")])
     )
     (ROOT / "docs/scaling.md").write_text(f"""# What a model of a size learns from so many tokens
 
 Made by `python benchmarks/sweep.py --fit` from the {len(lines)} runs in benchmarks/sweep.jsonl, which `python
-benchmarks/sweep.py` makes again. {describe()}.
+benchmarks/sweep.py` makes again. The fit: {describe()}.
 
 ![Loss by tokens and size](scaling.svg)
 
@@ -136,21 +137,24 @@ benchmarks/sweep.py` makes again. {describe()}.
 {law.overfit:g} e^(-{law.relief:g} p) h² / (h + {law.knee:g}) + {law.price:g} p
 
 in nats/character of tiny Shakespeare's validation part, with n the weights in the matrices of the blocks, d the tokens read,
-T the context and p the dropout. Of longer windows fewer are read with as many tokens, and that teaches less: long contexts
-want long training. What is read again counts less: after {law.repeats:g} more readings, each counts about a
-third of the first. h = r √(n / u), with r how often the u tokens of the text are read again, is the pressure to learn by
+T the context and p the dropout. The same number of tokens is fewer windows if they are longer, and each token then teaches
+less: long contexts want long training. What is read again counts less: after {law.repeats:g} more readings, each counts
+about a third of the first. h = r √(n / u), with r how often the u tokens of the text are read again, is the pressure to learn by
 heart; dropout takes it away, for a price. A token teaches the GPT-2 of `gpt.py` with AdamW as much as
 {learns.get("gpt", LEARNS["gpt"]):g} of a token teaches today's GPT with Muon. The law misses its runs by
 {100 * law.error:.2g} % (root mean square). Runs on the first 100,000 characters alone lie {fitted.shift:g} nats above it:
 the plays at the beginning are not those at the end. That number is fitted too, and no part of the law.
 
-On another text the floor and what learning by heart costs are multiplied by one number, all else by another. Fitted with the
-law, to runs on each text, they are (behind the text's difficulty: the bytes that xz makes of its first half million tokens,
-against tiny Shakespeare) {factors}.
+On another text the floor and what learning by heart costs are multiplied by one number, the terms of size, tokens and
+context by another. These are fitted with the law, to the runs on each text:
+
+{table(["text", "difficulty", "floor, learning by heart", "size, tokens, context"], factors)}
+
 The law misses these runs by {100 * fitted.elsewhere:.2g} %. So an easier text leaves less that cannot be learned, and
-rewards size, tokens and context more, but about equally: it changes the loss, and hardly the choice. For a text that nobody
-has trained on, the planner takes the difficulty to the power of {powers[0]:g} for the first number and {powers[1]:g} for the
-second; that is rough, so the plan tells a wider range there.
+rewards size, tokens and context more, but about equally: it changes the loss, and hardly the choice. Difficulty is what xz
+makes of a text's first half million tokens, against tiny Shakespeare. For any text, those in the table too, the planner takes
+that to the power of {powers[0]:g} for the first number and to {powers[1]:g} for the second. That is rough, so the plan tells a
+wider range than on tiny Shakespeare.
 
 {table(header, rows)}
 """)

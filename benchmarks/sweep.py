@@ -2,8 +2,8 @@
 
 Trains models of the planner's family (today's GPT with Muon) of several sizes, contexts and lengths, on tiny Shakespeare, on
 parts of it, on Python's manual and on the source of its standard library, and writes a line for each into
-benchmarks/sweep.jsonl. A run that stands there already is not repeated, so it can be stopped and started at will. 75 minutes
-on two processor cores.
+benchmarks/sweep.jsonl. A run that stands there already is not repeated, so it can be stopped and started at will. An hour
+and a half on two processor cores.
 
 --fit: from these lines, the constants of minigpt/planner.py's law (printed), docs/scaling.md and its picture.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import ROOT, shakespeare
+from machine import ROOT, describe, shakespeare
 
 from minigpt import Batches, GPTConfig, TrainConfig, evaluate, load_corpus, train
 from minigpt.config import from_dict
@@ -91,6 +91,7 @@ def measure(point: dict[str, Any], text: Path) -> dict[str, Any]:
         **point,
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
+        "on": describe().split(", ")[0],
         "difficulty": round(difficulty(corpus), 3),
         "n_params": sum(p.numel() for p in model.parameters()),
         "train_tokens": len(read),

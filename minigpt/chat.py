@@ -13,7 +13,7 @@ Next: explain.py
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
 from .config import SampleConfig
@@ -39,6 +39,7 @@ class Turn:
     yours: str
     its: str = ""
     stop: str = ""  # what would have come next
+    ids: list[int] = field(default_factory=list)  # of what it wrote, which a text cannot always tell: half a character
 
 
 class Chat:
@@ -57,9 +58,16 @@ class Chat:
         return "".join(turn.yours + turn.its + turn.stop for turn in self.turns)
 
     @property
+    def ids(self) -> list[int]:
+        """The same as the model has read and written it."""
+        encode = self.tokenizer.encode
+        turns = [[*encode(turn.yours), *turn.ids, *encode(turn.stop)] for turn in self.turns]
+        return [int(i) for turn in turns for i in turn] or start_ids(self.tokenizer, "")
+
+    @property
     def overflows(self) -> bool:
         """True if the text is longer than the context: the model looks back on its end."""
-        return len(start_ids(self.tokenizer, self.text)) > self.model.block_size
+        return len(self.ids) > self.model.block_size
 
     def answer(self, line: str) -> Iterator[str]:
         """Yield the answer to a line, piece by piece: the model's, or the program's to a command.
@@ -79,9 +87,9 @@ class Chat:
         turn, sample = self.turns[-1], self.answers
         self.answers += 1
         text = Text(self.tokenizer, self.stop)
-        tokens = steps(self.model, start_ids(self.tokenizer, self.text), self.config, sample)
-        for piece in text.follow(tokens, keep=False):
+        for piece in text.follow(steps(self.model, self.ids, self.config, sample), keep=False):
             turn.its += piece.text
+            turn.ids += piece.ids
             yield piece.text
         turn.stop = text.stopped_by
 
@@ -89,6 +97,7 @@ class Chat:
         name = name.replace("-", "_")
         if name in {f.name for f in fields(SampleConfig)}:
             self.config = replace(self.config, **{name: _value(name, value)})
+            self.answers = 0 if name == "seed" else self.answers  # the same seed, the same answers
             yield f"{name} is {getattr(self.config, name)}"
         elif name in ("retry", "edit", "undo") and not self.turns:
             raise ValueError("nothing was written yet")
@@ -97,7 +106,7 @@ class Chat:
             if name == "edit":
                 self.tokenizer.encode(value)
                 turn.yours = value
-            turn.its = turn.stop = ""
+            turn.its, turn.stop, turn.ids = "", "", []
             yield from self._write()
         elif name == "undo":
             self.turns.pop()

@@ -54,7 +54,8 @@ def all_finite(tensors: list[Tensor]) -> bool:
     """True if every number is finite; by torch, if the sum of their squares is, which it finds ten times as fast as the
     largest of them.
     """
-    if not (available() and _fits(*tensors) and all(x.is_contiguous() for x in tensors)):
+    asked = library.cache_info().currsize  # a bigram is no reason to compile
+    if not (asked and available() and _fits(*tensors) and all(x.is_contiguous() for x in tensors)):
         return math.isfinite(torch.stack(torch._foreach_norm(tensors)).sum())
     pointers = (c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
     sizes = (c_long * len(tensors))(*(x.numel() for x in tensors))

@@ -65,6 +65,15 @@ typedef struct {          /* what a text has read: */
 
 typedef enum { SET, ADD, GELU, SILU, TIMES } Then; /* what becomes of a product */
 
+/* 1 if this was compiled for threads. */
+int has_threads(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 /* ---- panels --------------------------------------------------------------------------------------------------------- */
 
 /* Numbers in the panels of a matrix. */
@@ -290,9 +299,10 @@ static void remember(const float *k, const float *v, float *keys, float *values,
 /* A head of a token looks at the first `seen` places of its memory: q (hs,) -> out (hs,). */
 static void look(const float *q, const float *keys, const float *values, float *scores, float *out, int seen, int hs,
                  int places) {
-    float most = -INFINITY, sum = 0, scale = 1 / sqrtf(hs), mixed[SIDE];
+    float sum = 0, scale = 1 / sqrtf(hs), mixed[SIDE];
     for (int p = 0; p < PANELS(seen); p++) times_one(keys + (long)p * SIDE * hs, q, hs, scores + p * SIDE);
-    for (int s = 0; s < seen; s++) most = fmaxf(most, scores[s]);
+    float most = scores[0];
+    for (int s = 1; s < seen; s++) most = fmaxf(most, scores[s]);
     for (int s = 0; s < seen; s++) sum += scores[s] = quick_exp((scores[s] - most) * scale);
     for (int p = 0; p < PANELS(hs); p++) {
         times_one(values + (long)p * SIDE * places, scores, seen, mixed);

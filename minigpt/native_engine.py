@@ -87,9 +87,13 @@ def library() -> ctypes.CDLL:
 
 
 def needs_compiling() -> bool:
-    """True if `library` will take its time."""
+    """True if `library` will take its time: where it is neither loaded nor kept, and can be."""
+    if library.cache_info().currsize:
+        return False
     try:
-        return not _kept(find_compiler())
+        kept = _kept(find_compiler())
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return not kept and os.access(cache_folder(), os.W_OK)
     except (NoCompiler, OSError):
         return False
 
@@ -162,10 +166,10 @@ class NativeModel:
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
         self.free = self.end = self.bytes = 0  # where the next matrix goes, where its piece ends; how much there is
-        self.cores = threads or min(cores(), 8)
+        self.cores = (threads or min(cores(), 8)) if self.lib.has_threads() else 1
         self.far = int(sum(array.nbytes for array in model.tensors.values()) / (4 if int8 else 1) > LARGE)
         self.model = self._describe(model)
-        self.threads = threads or (1 if self.bytes < SMALL else self.cores)
+        self.threads = 1 if self.bytes < SMALL and not threads else self.cores
 
     def reader(self) -> "NativeReader":
         """One text that is written with this model."""

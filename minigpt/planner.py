@@ -78,7 +78,9 @@ class Law:
         return self.scaled(floor, rest)
 
     def scaled(self, floor: float, rest: float) -> "Law":
-        """The law on a text with so much of the floor, and of what learning by heart costs; and of all the rest."""
+        """The law on a text that has so much of the floor, and of what learning by heart costs; and so much of what size,
+        tokens and context take away.
+        """
         floors, others = ("floor", "overfit"), ("size", "tokens", "context")
         factors = dict.fromkeys(floors, floor) | dict.fromkeys(others, rest)
         return replace(self, **{name: getattr(self, name) * factor for name, factor in factors.items()})
@@ -182,8 +184,8 @@ def plan(
 ) -> Plan:
     """The candidate with the lowest expected loss that can be trained in so many minutes.
 
-    Sizes are tried from small to large until larger ones are expected to be worse, the best of them once more, for a moment
-    in which the machine did something else shall not decide; then contexts of the best size.
+    Sizes are tried from small to large until larger ones are expected to be worse; if there is time, those that are nearly
+    the best once more, for a moment in which the machine did something else shall not decide; then contexts of the best.
     given: values that are fixed (fields of GPTConfig and TrainConfig). spent: seconds of the minutes that are gone already.
     Raises ValueError for a text that is too short, and if nothing fits into the memory.
     """

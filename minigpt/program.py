@@ -8,6 +8,7 @@ Next: console.py
 
 import atexit
 import difflib
+import errno
 import inspect
 import os
 import sys
@@ -161,6 +162,14 @@ def choose_device(name: str) -> str:
     return name
 
 
+def tell_of_compiling() -> None:
+    """Say so if native.c has to be compiled first."""
+    from .native_engine import needs_compiling
+
+    if needs_compiling():
+        say("Compiling what computes for this processor; that takes some seconds, once.")
+
+
 def training_device(name: str) -> str:
     """A device that exists and computes what it should: that is tried before its first training, and remembered.
 
@@ -217,6 +226,8 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):  # what cannot be shown, or read, must not end a training, or a chat
             stream.reconfigure(errors="surrogateescape" if name == "stdin" else "replace")
+            if name == "stdout" and not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
+                stream.reconfigure(encoding="utf-8", newline="\n")  # a file gets what a model wrote, wherever it runs
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
     if others_compute():
@@ -229,8 +240,6 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         with quit_in_order():
             code = command.main(arguments, standalone_mode=False)
             sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any more, as after `| head`: end quietly
-        code = 0
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         called = Path(sys.argv[0]).name
@@ -241,14 +250,21 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         print("\nInterrupted.", file=sys.stderr)
         code = 130
     except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+        code = 0 if _nobody_reads(error) else 1
         message = _explain(error)
-        if os.environ.get("MINIGPT_DEBUG") or not message:
+        if code and (os.environ.get("MINIGPT_DEBUG") or not message):
             raise
-        print(f"minigpt: {without_controls(message)}", file=sys.stderr)
-        code = 1
+        if code:
+            print(f"minigpt: {without_controls(message)}", file=sys.stderr)
     finally:
         _let_go(sys.stdout)
     sys.exit(code)
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """True if whoever read our output has gone, as after `| head`: that is no failure. Windows has another name for it."""
+    windows = os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL and not error.filename
+    return windows or isinstance(error, BrokenPipeError)
 
 
 def _let_go(stream: TextIO) -> None:

@@ -73,7 +73,7 @@ def _draw_by_parts(probs: np.ndarray, number: float) -> int:
 
 
 def _is_greedy(config: SampleConfig) -> bool:
-    return config.temperature == 0 or config.top_k == 1 or config.top_p == 0
+    return config.temperature == 0 or config.top_p == 0
 
 
 def _penalised(logits: np.ndarray, config: SampleConfig, seen: Sequence[Set[int]]) -> np.ndarray:

@@ -106,7 +106,8 @@ def speed_up(model: nn.Module, device: torch.device) -> None:
     if device.type != "cpu":
         return
     _keep_memory()
-    quick = dict(IN_ONE_PASS if fused.available() else IN_FEW_PASSES)
+    wanted = any(type(module) in IN_ONE_PASS for module in model.modules())
+    quick = dict(IN_ONE_PASS if wanted and fused.available() else IN_FEW_PASSES)
     if _mkl_is_slow_here():
         quick[nn.Linear] = ConvolutionalLinear
     for module in model.modules():

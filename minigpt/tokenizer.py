@@ -55,7 +55,7 @@ class CharTokenizer:
         self.chars = chars
         self.vocab_size = len(chars)
         self.dtype = smallest_dtype(self.vocab_size)
-        codes = np.frombuffer(chars.encode("utf-32-le"), "<u4")
+        self._codes = codes = np.frombuffer(chars.encode("utf-32-le"), "<u4")
         # One row more than the largest code: everything beyond is clipped to it and stays unknown.
         self._unknown = self.vocab_size
         self._table = np.full(int(codes.max()) + 2, self._unknown, smallest_dtype(self.vocab_size + 1))
@@ -97,7 +97,9 @@ class CharTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text."""
-        return "".join([self.chars[i] for i in ids])
+        ids = ids if isinstance(ids, np.ndarray) else np.array(list(ids), np.intp)
+        parts = (self._codes[ids[i : i + CHUNK]] for i in range(0, len(ids), CHUNK))
+        return "".join(part.tobytes().decode("utf-32-le") for part in parts)
 
     def decoder(self) -> Callable[[int | None], str]:
         """A function that takes one id after the other, then None, and gives the text that each adds."""
@@ -129,7 +131,9 @@ class ByteTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text; bytes that are not UTF-8 become U+FFFD."""
-        return bytes(int(i) for i in ids).decode("utf-8", "replace")
+        if not (isinstance(ids, np.ndarray) and ids.dtype == np.uint8):
+            ids = np.frombuffer(bytes(int(i) for i in ids), np.uint8)
+        return ids.tobytes().decode("utf-8", "replace")
 
     def decoder(self) -> Callable[[int | None], str]:
         """A function that takes one id after the other, then None; a character is given out with its last byte."""

@@ -42,7 +42,9 @@ class TorchReader:
         """Have read in each text what another reader of the same model has in its only one."""
         self.tokens = other.tokens * self.rows
         for mine, its in zip(self.cache or (), other.cache or (), strict=True):
-            mine.keys[:], mine.values[:], mine.length = its.keys, its.values, its.length
+            read = slice(min(its.length, self.block_size))  # the rest was never written to, and takes no memory
+            mine.keys[:, :, read], mine.values[:, :, read] = its.keys[:, :, read], its.values[:, :, read]
+            mine.length = its.length
 
     def read(self, tokens: Sequence[int]) -> np.ndarray:
         """Read on in a single text -> float32 scores (V,) of what comes next."""

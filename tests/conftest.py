@@ -1,5 +1,6 @@
 """What the tests share: a folder of their own, a text to learn from, and the command line as a function."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -34,10 +35,27 @@ HOME = os.environ.get("MINIGPT_HOME")  # of the environment, before any test cha
 TINY = ["--n-layer=1", "--n-head=2", "--n-embd=16", "--block-size=8", "--batch-size=4", "--max-iters=2", "--device=cpu"]
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> list[Path]:
+    """native.c, compiled once for all tests and the programs that they start; nothing without a compiler."""
+    from minigpt.native_engine import NoCompiler, library
+
+    with pytest.MonkeyPatch.context() as patch:
+        home = Path(HOME or tmp_path_factory.mktemp("compiled"))
+        patch.setenv("MINIGPT_HOME", str(home))
+        with contextlib.suppress(NoCompiler):
+            library()
+        return list(home.glob("native-*.so"))
+
+
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, tmp_path_factory, monkeypatch):
-    """Each test starts in an empty folder, offline, with the cache of the environment or an empty one."""
-    monkeypatch.setenv("MINIGPT_HOME", HOME or str(tmp_path_factory.mktemp("home")))
+def own_folder(tmp_path, tmp_path_factory, monkeypatch, compiled):
+    """Each test starts in an empty folder, offline, with the cache of the environment or one that knows no text."""
+    if not HOME:
+        home = tmp_path_factory.mktemp("home")
+        for file in compiled:
+            shutil.copy(file, home)
+    monkeypatch.setenv("MINIGPT_HOME", HOME or str(home))
     monkeypatch.setenv("MINIGPT_OFFLINE", "1")
     monkeypatch.delenv("MINIGPT_MAX_ITERS", raising=False)
     monkeypatch.delenv("MINIGPT_DEBUG", raising=False)

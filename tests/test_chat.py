@@ -1,9 +1,10 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from minigpt import GPT, CharTokenizer, GPTConfig, SampleConfig, write
+from minigpt import GPT, ByteTokenizer, CharTokenizer, GPTConfig, SampleConfig, write
 from minigpt.chat import Chat
 
 TOKENIZER = CharTokenizer("\n abcdefgh:")
@@ -121,3 +122,40 @@ def test_a_text_that_is_longer_than_the_context_is_known_as_that(chat):
     assert not chat.overflows
     say(chat, "abcabcabc")
     assert chat.overflows
+
+
+def test_the_same_seed_gives_the_same_answers_again(chat):
+    say(chat, "abc")
+    say(chat, "/seed 7")
+    first = say(chat, "/retry"), say(chat, "/retry")
+    assert first[0] != first[1]
+    say(chat, "/seed 7")
+    assert (say(chat, "/retry"), say(chat, "/retry")) == first
+
+
+class Script:
+    """A model that writes these ids, whatever it reads, and remembers what that was."""
+
+    vocab_size, block_size, reads_on, length = 256, 64, False, 0
+
+    def __init__(self, ids):
+        self.ids, self.read_ids = iter(ids), []
+
+    def reader(self):
+        return self
+
+    def forget(self):
+        self.read_ids.append([])
+
+    def read(self, tokens):
+        self.read_ids[-1] += tokens
+        return np.eye(1, 256, next(self.ids), dtype=np.float32)[0]
+
+
+def test_the_model_goes_on_from_the_bytes_that_it_wrote_not_from_how_they_look():
+    model = Script("é".encode())
+    chat = Chat(model, ByteTokenizer(), SampleConfig(max_new_tokens=1, temperature=0), stop=())
+    assert say(chat, "a") == "\ufffd"  # half a character
+    say(chat, "")
+    assert model.read_ids == [[97], [97, 0xC3]]
+    assert chat.ids == [97, 0xC3, 0xA9]

@@ -479,6 +479,36 @@ def test_without_a_terminal_colours_are_left_out_and_that_is_told(run_cli, train
     assert "terminal" in result.err
 
 
+def test_where_colours_are_not_wanted_that_is_told(run_cli, trained, written, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    result = run_cli("generate", trained, "--max-new-tokens", 40, "--show-probs")
+    assert result.out[:-1] == written()
+    assert result.err == "NO_COLOR is set; without colours:\n"
+
+
+def test_a_tab_stays_a_tab_in_colours(run_cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    (tmp_path / "tabs.txt").write_text("a\tb\n" * 500)
+    assert run_cli("train", "tabs.txt", "--out", "run", *TINY).code == 0
+    result = run_cli("generate", "run", "--prompt", "a\tb", "--max-new-tokens", 100, "--show-probs")
+    plain = run_cli("generate", "run", "--prompt", "a\tb", "--max-new-tokens", 100)
+    assert "\t" in plain.out[4:]
+    assert re.sub(r"\x1b\[[\d;]*m", "", result.out.partition("\n")[2]) == plain.out
+
+
+def test_a_file_gets_utf8_wherever_it_is_written(tmp_path):
+    text = "über größe öl\n" * 300
+    (tmp_path / "german.txt").write_text(text, encoding="utf-8")
+    program, narrow = (
+        [sys.executable, "-m", "minigpt"],
+        {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+    )
+    subprocess.run([*program, "train", "german.txt", "--out", "run", *TINY], check=True, capture_output=True)
+    done = subprocess.run([*program, "generate", "run", "--prompt", "größe"], check=True, capture_output=True, env=narrow)
+    assert done.stdout.decode().startswith("größe")
+
+
 def test_a_conversation(run_cli, trained):
     result = run_cli("chat", trained, "--max-new-tokens", 10, stdin="the fox\n/temperature 0\n/retry\n/nonsense\n/quit\n")
     assert result.code == 0

@@ -284,11 +284,24 @@ def test_a_compiler_without_openmp_will_do(new_home, monkeypatch, tmp_path):
     real = shlex.join(native_engine.find_compiler())
     monkeypatch.setenv("CC", compiler(tmp_path / "cc", f'case "$*" in *-fopenmp*) exit 1;; esac; exec {real} "$@"'))
     model, numpy_model = both("gpt", SHAPES[1])
-    scores = NativeModel(numpy_model, threads=2).reader().read([1, 2, 3])
+    native = NativeModel(numpy_model, threads=2)
+    assert native.threads == 1
+    scores = native.reader().read([1, 2, 3])
     np.testing.assert_allclose(scores, scores_of_torch(model, [1, 2, 3])[-1], atol=1e-4)
+
+
+def test_who_would_wait_for_the_compiler_is_told_and_nobody_else(new_home, monkeypatch):
+    assert native_engine.needs_compiling()
+    native_engine.library()
+    assert not native_engine.needs_compiling()  # loaded
+    native_engine.library.cache_clear()
+    assert not native_engine.needs_compiling()  # kept
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not native_engine.needs_compiling() or shlex.join(native_engine.find_compiler()) == "no-such-compiler"
 
 
 def test_a_cache_that_cannot_be_written_is_no_compiler(new_home):
     new_home.write_text("a file where the folder should be")
+    assert not native_engine.needs_compiling()
     with pytest.raises(NoCompiler):
         native_engine.library()

@@ -239,7 +239,7 @@ def test_a_value_of_thousands_of_characters_does_not_fill_the_screen(refused, ru
 
 def test_a_prompt_that_is_no_text_is_refused(refused, run, tmp_path):
     (tmp_path / "odd.txt").write_bytes(b"abc\xff")
-    refused("generate", "run", "--prompt-file", "odd.txt", code=1, names=["odd.txt", "UTF-8", "offset 3"])
+    refused("generate", "run", "--prompt-file", "odd.txt", code=1, names=["--prompt-file", "odd.txt", "UTF-8", "offset 3"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -62,7 +62,9 @@ def evaluate(run: Path, texts: tuple[str, ...], encoding: str | None, unknown: s
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss}: the weights of {run} are damaged")
     bits = bits_per_char(loss, len(ids) / tokenizer.count_characters(ids))
-    measures = f"{loss:.4f} nats/token, {bits:.4f} bits/character, perplexity {math.exp(loss):.3f}"
+    measures = (
+        f"{loss:.4f} nats/token, {bits:.4f} bits/character, perplexity {math.exp(loss) if loss < 700 else math.inf:.3f}"
+    )
     print(f"{measures}  ({len(ids) - 1:,} tokens of {what})")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ..config import RECIPES, SIZES, DataConfig, Faults, GPTConfig, TrainConfig, from_dict, with_muon
-from ..program import DEVICE, choose_device, flags, one_of, running_s, say, training_device, usage
+from ..program import DEVICE, choose_device, flags, one_of, running_s, say, tell_of_compiling, training_device, usage
 
 ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
 RECIPE_LINES = [
@@ -143,6 +143,8 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
     for note in corpus.notes:
         say(note)
     say(corpus.describe())
+    if device == "cpu" and arch != "bigram":
+        tell_of_compiling()
     if planned:
         gpt_config, train_config = _planned(corpus, arch, device, given)
     corpus.check(gpt_config.block_size)
@@ -281,7 +283,7 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
     minigpt plan my.txt --minutes 5
     minigpt plan my.txt --minutes 60 --block-size 512
 
-    Measures this machine for a few seconds, reads the text, and chooses size, context, batch, steps and learning rate.
+    Measures this machine for a few seconds, reads the text, and chooses size, context, batch, steps, dropout and rates.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     one_of("arch", arch, ("modern", "gpt"))

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import DataConfig, Faults, SampleConfig, from_dict, shown
-from ..program import UNKNOWN, Value, choose_device, flags, one_of, or_drop, peak_memory, running_s, say, usage
+from ..program import (
+    UNKNOWN,
+    Value,
+    choose_device,
+    flags,
+    one_of,
+    or_drop,
+    peak_memory,
+    running_s,
+    say,
+    tell_of_compiling,
+    usage,
+)
 
 if TYPE_CHECKING:
     from ..opening import Opened
@@ -38,7 +50,6 @@ def engine_flags(command: Any) -> Any:
 
 def opened(run: Path, engine: str, dtype: str, device: str) -> "Opened":
     """The run, ready to write. Raises a usage error for engines, precisions and devices that there are not."""
-    from ..native_engine import needs_compiling
     from ..numpy_engine import NUMPY_MODELS, NumpyTransformer
     from ..opening import ENGINES, PRECISIONS, PROCESSOR, impossible, open_run
     from ..saved import read_run_config
@@ -52,8 +63,8 @@ def opened(run: Path, engine: str, dtype: str, device: str) -> "Opened":
         choose_device(device)  # is it there?
     kind = NUMPY_MODELS.get(read_run_config(run)["model_type"], object)
     by_c = engine in ("auto", "native") and device in PROCESSOR and issubclass(kind, NumpyTransformer)
-    if by_c and needs_compiling():
-        say("Compiling the engine for this processor; that takes some seconds, once.")
+    if by_c:
+        tell_of_compiling()
     return open_run(run, engine, device, dtype)
 
 
@@ -76,8 +87,12 @@ def check_number(name: str, value: int | str, least: int, most: int) -> None:
 
 @click.command()
 @click.argument("run", type=Path, metavar="RUN")
-@click.option("--prompt", metavar="TEXT", help="what the text begins with; nothing = a new line (or the first token)")
-@click.option("--prompt-file", metavar="FILE", help="the same from a file in UTF-8, or - for standard input")
+@click.option("--prompt", metavar="TEXT", help="what the text begins with; nothing = a new line, or the first token")
+@click.option(
+    "--prompt-file",
+    metavar="FILE",
+    help="the same from a file in UTF-8, where it may have several lines; - for standard input",
+)
 @click.option("--num-samples", type=Value(int), default=1, metavar="N", help="texts to write  [default: 1]")
 @click.option("--stop", multiple=True, metavar="TEXT", help="end a text before this; may be given several times")
 @click.option("--stop-id", type=Value(int), multiple=True, metavar="N", help="the same before this token")
@@ -223,7 +238,9 @@ def _read_prompt(file: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not valid UTF-8: the byte at offset {error.start:,} does not fit") from None
+        name = "standard input" if file == "-" else file
+        problem = f"{name} is not valid UTF-8: the byte at offset {error.start:,} does not fit; convert it to UTF-8"
+        raise ValueError(f"--prompt-file: {problem}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -246,6 +263,7 @@ def _shower(show_probs: bool) -> Callable[[str, float | None], None]:
     import math
 
     from rich.console import Console
+    from rich.segment import Segment, Segments
     from rich.style import Style
     from rich.text import Text
 
@@ -255,7 +273,11 @@ def _shower(show_probs: bool) -> Callable[[str, float | None], None]:
 
     console = Pipe(highlight=False, soft_wrap=True)
     if not console.color_system or console.no_color:
-        say("Colours need a terminal that can show them (or FORCE_COLOR=1); without them:")
+        say(
+            "NO_COLOR is set; without colours:"
+            if console.no_color
+            else "Colours need a terminal that can show them (or FORCE_COLOR=1); without them:"
+        )
         return plain
     styles = [(least, Style(color=colour)) for least, colour in COLOURS]
     legend = Text("The model found each character as likely as its colour says: ")
@@ -264,8 +286,8 @@ def _shower(show_probs: bool) -> Callable[[str, float | None], None]:
     console.print(legend)
 
     def coloured(text: str, logprob: float | None) -> None:
-        style = next((style for least, style in styles if logprob is not None and math.exp(logprob) >= least), "")
-        console.print(Text(without_controls(text), style), end="")
+        style = next((style for least, style in styles if logprob is not None and math.exp(logprob) >= least), None)
+        console.print(Segments([Segment(without_controls(text), style)]), end="")  # Text would make spaces of a tab
 
     return coloured
 
@@ -305,17 +327,16 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
             for piece in talk.answer(in_utf8(input("> "))):
                 print(without_controls(piece), end="", flush=True)
             print()
-            if talk.overflows and not told:
-                told = True
-                say(
-                    f"The text is longer than the model's context: from now on it looks back on {model.block_size:,} tokens."
-                )
         except EOFError:
+            print()
             break
         except KeyboardInterrupt:
             print()
         except ValueError as error:
             say(str(error))
+        if talk.overflows and not told:
+            told = True
+            say(f"The text is longer than the model's context: from now on it looks back on {model.block_size:,} tokens.")
 
 
 # ---- novelty -----------------------------------------------------------------------------------------------------------
