@@ -139,8 +139,8 @@ benchmarks/sweep.py` makes again. The fit: {describe()}.
 in nats/character of tiny Shakespeare's validation part, with n the weights in the matrices of the blocks, d the tokens read,
 T the context and p the dropout. The same number of tokens is fewer windows if they are longer, and each token then teaches
 less: long contexts want long training. What is read again counts less: after {law.repeats:g} more readings, each counts
-about a third of the first. h = r √(n / u), with r how often the u tokens of the text are read again, is the pressure to learn by
-heart; dropout takes it away, for a price. A token teaches the GPT-2 of `gpt.py` with AdamW as much as
+about a third of the first. h = r √(n / u), with r how often the u tokens of the text are read again, is the pressure to
+learn by heart; dropout takes it away, for a price. A token teaches the GPT-2 of `gpt.py` with AdamW as much as
 {learns.get("gpt", LEARNS["gpt"]):g} of a token teaches today's GPT with Muon. The law misses its runs by
 {100 * law.error:.2g} % (root mean square). Runs on the first 100,000 characters alone lie {fitted.shift:g} nats above it:
 the plays at the beginning are not those at the end. That number is fitted too, and no part of the law.
@@ -152,9 +152,9 @@ context by another. These are fitted with the law, to the runs on each text:
 
 The law misses these runs by {100 * fitted.elsewhere:.2g} %. So an easier text leaves less that cannot be learned, and
 rewards size, tokens and context more, but about equally: it changes the loss, and hardly the choice. Difficulty is what xz
-makes of a text's first half million tokens, against tiny Shakespeare. For any text, those in the table too, the planner takes
-that to the power of {powers[0]:g} for the first number and to {powers[1]:g} for the second. That is rough, so the plan tells a
-wider range than on tiny Shakespeare.
+makes of a text's first half million tokens, against tiny Shakespeare. For any text, those in the table too, the planner
+takes that to the power of {powers[0]:g} for the first number and to {powers[1]:g} for the second. That is rough, so the plan
+tells a wider range than on tiny Shakespeare.
 
 {table(header, rows)}
 """)
