@@ -12,7 +12,7 @@ run: .venv/.installed ## train a small GPT on the default text and let it write 
 	$(BIN)/python gpt.py
 
 test: .venv/.installed-dev ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: .venv/.installed-dev ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -36,7 +36,7 @@ TINY = ["--n-layer=1", "--n-head=2", "--n-embd=16", "--block-size=8", "--batch-s
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> list[Path]:
+def native_files(tmp_path_factory) -> list[Path]:
     """native.c, compiled once for all tests and the programs that they start; nothing without a compiler."""
     from minigpt.native_engine import NoCompiler, library
 
@@ -49,11 +49,11 @@ def compiled(tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, tmp_path_factory, monkeypatch, compiled):
+def own_folder(tmp_path, tmp_path_factory, monkeypatch, native_files):
     """Each test starts in an empty folder, offline, with the cache of the environment or one that knows no text."""
     if not HOME:
         home = tmp_path_factory.mktemp("home")
-        for file in compiled:
+        for file in native_files:
             shutil.copy(file, home)
     monkeypatch.setenv("MINIGPT_HOME", HOME or str(home))
     monkeypatch.setenv("MINIGPT_OFFLINE", "1")

@@ -60,6 +60,13 @@ def scores_of_torch(model: torch.nn.Module, tokens: list[int]) -> np.ndarray:
         return model(torch.tensor([tokens]))[0][0].numpy()  # (T, V)
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_smallest_model_that_there_can_be_writes_its_only_token(arch):
+    model, numpy_model = both(arch, GPTConfig(1, block_size=1, n_layer=1, n_head=1, n_embd=2))
+    for reads in (model, numpy_model, NativeModel(numpy_model)):
+        assert list(generate(reads, [0, 0], SampleConfig(max_new_tokens=5))) == [0] * 5
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_scores_are_those_of_torch_however_the_text_is_cut(pair, threads):
     model, numpy_model = pair
