@@ -38,7 +38,8 @@ DROPOUTS = (0.0, 0.05, 0.1, 0.2)
 CLOSE = 1.015  # times the lowest loss: who is expected to be nearer than this is measured once more
 SOONER = 0.95  # of the loss at the end: what must be expected of ending sooner, for the best model is kept anyway
 LOOKS = 5  # at the validation text while training: each costs, and the last one counts
-MOST_LOOKED_AT = 2**17  # tokens
+LOOKED_AT = 2**14, 2**17  # tokens at least, if there are so many, and at most; between them
+LOOKING = 0.04  # of the time at most
 MODELS = {"modern": ModernGPT, "gpt": GPT}
 LEARNS = {"modern": 1.0, "gpt": 0.09}  # a token teaches a GPT-2 with AdamW as much as so many teach today's with Muon
 
@@ -203,7 +204,7 @@ def plan(
         speeds[shape] = Speed(min(now.token_s, before.token_s), min(now.step_s, before.step_s))
         return speeds[shape]
 
-    def candidate(shape: GPTConfig, dropouts: Sequence[float]) -> Plan:
+    def candidate(shape: GPTConfig, dropouts: Sequence[float], speed: Speed | None = None) -> Plan:
         memory = training_memory(arch, replace(shape, dropout=max(dropouts)), torch.device(device))
         free = available_memory(torch.device(device))
         if free is not None and memory > 0.8 * free:
@@ -211,9 +212,13 @@ def plan(
                 f"to train {shape.n_layer} blocks of {shape.n_embd} channels takes {memory / 1e9:.1f} GB, "
                 f"and {free / 1e9:.1f} GB are free"
             )
-        speed = fastest(replace(shape, dropout=min(dropouts)))
+        speed = speed or fastest(replace(shape, dropout=min(dropouts)))
         gone = spent + time.perf_counter() - began
-        look_s = min(len(corpus.val), MOST_LOOKED_AT) * speed.token_s / 3 + 0.3  # forward alone; a sample, a checkpoint
+        affordable = max(
+            LOOKED_AT[0], int(LOOKING * 60 * minutes / LOOKS / (speed.token_s / 3))
+        )  # by the forward pass alone
+        looked_at = given.get("eval_tokens", min(affordable, LOOKED_AT[1]))
+        look_s = min(len(corpus.val), looked_at or len(corpus.val)) * speed.token_s / 3 + 0.3  # a sample, a checkpoint
         text, weights, a_step = len(corpus.train), matrix_weights(arch, shape), step_tokens(shape.block_size, given)
 
         def loss(tokens: float, dropout: float) -> float:
@@ -228,7 +233,7 @@ def plan(
             return candidate(shape, [dropout])
         needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch, a_step)) / 60
         values = recipe(arch, shape.n_embd, shape.block_size, tokens, given)
-        looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=MOST_LOOKED_AT)
+        looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=looked_at)
         config = from_dict(TrainConfig, looks | values | given | {"minutes": needed})
         tokens = config.max_iters * config.batch_size * config.grad_accum_steps * shape.block_size
         error = LAW.error + UNKNOWN_TEXT * (law != LAW)
@@ -260,9 +265,12 @@ def plan(
         if len(close) > 1 and in_time(10, 0.05):
             best = min((candidate(shape, dropouts) for shape in close), key=lambda plan: plan.loss)
     for block_size in contexts:
+        shape = replace(best.shape, block_size=block_size, dropout=0.0)
+        # Not measured: what a context costs is less than what a measurement is wrong by.
+        times = operations(arch, shape) / operations(arch, best.shape)
         with contextlib.suppress(MemoryError):
-            if block_size != middle and in_time(15, 0.08):
-                rival = candidate(replace(best.shape, block_size=block_size, dropout=0.0), dropouts)
+            if shape.block_size != best.shape.block_size:
+                rival = candidate(shape, dropouts, replace(best.speed, token_s=times * best.speed.token_s))
                 best = min(best, rival, key=lambda plan: plan.loss)
     return best
 
@@ -305,6 +313,12 @@ def matrix_weights(arch: str, shape: GPTConfig) -> float:
     """Weights in the matrices of the blocks: those that the law counts."""
     C = shape.n_embd
     return shape.n_layer * (4 * C * C + (3 * C * swiglu_width(C) if arch == "modern" else 8 * C * C))
+
+
+def operations(arch: str, shape: GPTConfig) -> float:
+    """Additions and multiplications of a training step for each token, as machine.flops_per_token counts them."""
+    C = shape.n_embd
+    return 6 * (matrix_weights(arch, shape) + shape.vocab_size * C) + 12 * shape.n_layer * C * shape.block_size
 
 
 def training_memory(arch: str, shape: GPTConfig, device: torch.device) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from minigpt import GPTConfig, load_corpus, planner
+from minigpt.machine import flops_per_token
 from minigpt.planner import LAW, Speed, difficulty, measured, plan, recipe, training_memory, xz_loss
 
 ROOT = Path(__file__).parent.parent
@@ -222,7 +223,20 @@ def test_measuring_stops_in_time(corpus, monkeypatch):
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     plan(Long(corpus), 20 / 60, measure=slow)
-    assert len(asked) == 2  # a size, and a context
+    assert len(asked) == 1
+
+
+def test_what_a_context_costs_is_what_the_machine_counts():
+    for arch, kind in planner.MODELS.items():
+        shape = GPTConfig(vocab_size=70, block_size=96, n_layer=3, n_head=2, n_embd=64)
+        assert planner.operations(arch, shape) == flops_per_token(kind(shape), 96)
+
+
+def test_a_short_training_looks_at_less_text_and_what_is_given_stays(corpus):
+    looked = [plan(Long(corpus), minutes, measure=machine(1e10)).config.eval_tokens for minutes in (0.5, 3, 60)]
+    assert looked == sorted(looked)
+    assert looked[0] == 2**14 < looked[1] < looked[2] == 2**17
+    assert plan(Long(corpus), 1, given=dict(eval_tokens=0), measure=machine(1e9)).config.eval_tokens == 0
 
 
 def test_text_that_repeats_itself_is_easier_than_noise(tmp_path):
