@@ -15,7 +15,7 @@ from minigpt.checkpoint import free_folder
 from minigpt.config import from_dict
 from minigpt.console import StopSignals, architecture, farewell
 from minigpt.planner import plan
-from minigpt.program import one_of, program, running_s, say, training_device
+from minigpt.program import compile_first, one_of, program, running_s, say, training_device
 
 HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
     "n_layer": (4, 6),  # blocks, stacked
@@ -53,6 +53,8 @@ def main(
     corpus = load_corpus()
     for line in (*corpus.notes, corpus.describe(), f"Computing on {device}."):
         say(line)
+    if device == "cpu":
+        compile_first()
     shape = from_dict(GPTConfig, hyper | {"vocab_size": corpus.tokenizer.vocab_size})
     if minutes and size == "auto":  # other numbers than those above: what suits this machine, this text and this time
         best_plan = plan(corpus, minutes, "gpt", device, {"seed": seed}, spent=running_s())

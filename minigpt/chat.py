@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
 from .config import SampleConfig
-from .engine import steps
+from .engine import Step, steps
 from .tokenizer import Tokenizer
 from .writing import Text, start_ids
 
@@ -39,7 +39,7 @@ class Turn:
     yours: str
     its: str = ""
     stop: str = ""  # what would have come next
-    ids: list[int] = field(default_factory=list)  # of what it wrote, which a text cannot always tell: half a character
+    ids: list[int] = field(default_factory=list)  # of both, which a text cannot always tell: half a character
 
 
 class Chat:
@@ -61,7 +61,7 @@ class Chat:
     def ids(self) -> list[int]:
         """The same as the model has read and written it."""
         encode = self.tokenizer.encode
-        turns = [[*encode(turn.yours), *turn.ids, *encode(turn.stop)] for turn in self.turns]
+        turns = [[*encode(turn.yours), *turn.ids] for turn in self.turns]
         return [int(i) for turn in turns for i in turn] or start_ids(self.tokenizer, "")
 
     @property
@@ -87,11 +87,19 @@ class Chat:
         turn, sample = self.turns[-1], self.answers
         self.answers += 1
         text = Text(self.tokenizer, self.stop)
-        for piece in text.follow(steps(self.model, self.ids, self.config, sample), keep=False):
+        drawn: list[int] = []
+        for piece in text.follow(self._steps(sample, drawn), keep=False):
             turn.its += piece.text
             turn.ids += piece.ids
             yield piece.text
-        turn.stop = text.stopped_by
+        if text.stopped_by:
+            turn.stop, turn.ids = text.stopped_by, drawn
+
+    def _steps(self, sample: int, drawn: list[int]) -> Iterator[Step]:
+        """How the text goes on; what is drawn is noted."""
+        for step in steps(self.model, self.ids, self.config, sample):
+            drawn.append(step.token)
+            yield step
 
     def _obey(self, name: str, value: str) -> Iterator[str]:
         name = name.replace("-", "_")

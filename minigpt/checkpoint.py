@@ -176,7 +176,7 @@ class Run:
                 notes += _change_text(about, _about_text(corpus), state.step)
             if about.get("earlier") and state.step <= about["earlier"][-1]["until_step"]:
                 _forget_text(state)
-            notes += _other_machine(plain["machine"], fingerprint(torch.device(device)))
+            notes += _other_machine(plain["machine"], fingerprint(torch.device(device), model))
             if not state.step or not (folder / "model.safetensors").exists() or run_damage(folder, ["model.safetensors"]):
                 state.best_val_loss = math.inf  # there is no best model yet, or not any more: the next one is
             run._forget_later()
@@ -445,7 +445,7 @@ def _collect(state: TrainState, model: nn.Module) -> tuple[dict[str, torch.Tenso
             tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name != "optimizer"}
     plain["best_val_loss"] = plain["best_val_loss"] if math.isfinite(plain["best_val_loss"]) else None
-    return tensors, {"format": FORMAT, "machine": fingerprint(next(model.parameters()).device), **plain}
+    return tensors, {"format": FORMAT, "machine": fingerprint(next(model.parameters()).device, model), **plain}
 
 
 def _read_state(path: Path) -> dict[str, Any]:

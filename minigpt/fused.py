@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .modern import NormedAttention, SwiGLU, turns
 from .native_engine import NoCompiler, library
@@ -28,26 +29,36 @@ SIGNATURES = {  # p a tensor, n a long, i an int, f a float; the number of threa
 TYPES = {"p": c_void_p, "n": c_long, "i": c_int, "f": c_float}
 
 
+GRAIN = 2**15  # numbers: with fewer, to wake other threads takes longer than they help
+
+
 @lru_cache(maxsize=1)
 def available() -> bool:
-    """True if native.c is compiled, or could be just now."""
+    """True if native.c is compiled, or could be just now; with threads, if torch has some."""
     try:
         lib = library()
     except NoCompiler:
+        return False
+    if torch.get_num_threads() > 1 and not lib.has_threads():
         return False
     for name, letters in SIGNATURES.items():
         getattr(lib, name).argtypes = [*map(TYPES.get, letters), c_int]
     return True
 
 
-def _run(name: str, *arguments: Any) -> int:
-    """Call a function of native.c with all threads of torch."""
+def _run(name: str, *arguments: Any, size: int | None = None) -> int:
+    """Call a function of native.c, for large tensors with all threads of torch. size: how large, if none of these tells."""
+    sizes = [x.numel() for x in arguments if isinstance(x, Tensor)]
+    threads = torch.get_num_threads() if (size or max(sizes)) >= GRAIN else 1
     values = (x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
-    return getattr(library(), name)(*values, torch.get_num_threads())
+    return getattr(library(), name)(*values, threads)
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and not torch.compiler.is_compiling()
+    """True if native.c can take these. torch.compile, which would look into everything, comes no further than here."""
+    if torch.compiler.is_compiling():
+        return False
+    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and available()
 
 
 def all_finite(tensors: list[Tensor]) -> bool:
@@ -55,11 +66,11 @@ def all_finite(tensors: list[Tensor]) -> bool:
     largest of them.
     """
     asked = library.cache_info().currsize  # a bigram is no reason to compile
-    if not (asked and available() and _fits(*tensors) and all(x.is_contiguous() for x in tensors)):
+    if not (asked and _fits(*tensors) and all(x.is_contiguous() for x in tensors)):
         return math.isfinite(torch.stack(torch._foreach_norm(tensors)).sum())
     pointers = (c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
     sizes = (c_long * len(tensors))(*(x.numel() for x in tensors))
-    return bool(_run("all_are_finite", pointers, sizes, len(tensors)))
+    return bool(_run("all_are_finite", pointers, sizes, len(tensors), size=sum(sizes)))
 
 
 class _GELU(torch.autograd.Function):
@@ -72,6 +83,7 @@ class _GELU(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,), dx = ctx.saved_tensors, torch.empty_like(dy, memory_format=torch.contiguous_format)
         _run("gelu_back", x, dy.contiguous(), dx, x.numel())
@@ -95,6 +107,7 @@ class _Gated(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         dgate, dup = torch.empty_like(gate), torch.empty_like(up)
@@ -122,6 +135,7 @@ class _Dropped(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         dx = torch.empty_like(dy, memory_format=torch.contiguous_format)
         _run("dropout", dy.contiguous(), *ctx.saved_tensors, dx, *ctx.rest)
@@ -134,7 +148,9 @@ def dropped(x: Tensor, p: float) -> Tensor:
     So the probability is one of 65,537. torch draws a number of its own for each, one after the other: six times as slow on
     two cores, as slow as all matrix products together.
     """
-    if available() and _fits(x):
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    if _fits(x):
         return _Dropped.apply(x, p)
     bits = random_bits(x.numel()).view(x.shape)
     return x * torch.ge(bits, cut(p), out=torch.empty(x.shape)).mul_(1 / (1 - p))
@@ -167,6 +183,7 @@ class _Normed(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         dx, dweight = torch.empty_like(x), weight.new_zeros(torch.get_num_threads(), len(weight))
@@ -178,8 +195,9 @@ class FusedRMSNorm(nn.RMSNorm):
     """An RMSNorm, x (..., C) -> (..., C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        return _Normed.apply(x, self.weight, eps) if _fits(x, self.weight) else super().forward(x)
+        if self.weight is None or x.shape[-1:] != self.weight.shape or not _fits(x, self.weight):
+            return super().forward(x)
+        return _Normed.apply(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
 
 
 class _NormedAndTurned(torch.autograd.Function):
@@ -188,19 +206,25 @@ class _NormedAndTurned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, nh, hs = x.shape
-        x = x if x.stride() == (T * x.stride(1), x.stride(1), hs, 1) else x.contiguous()
+        x = (
+            x
+            if T > 1 and x.stride() == (T * x.stride(1), x.stride(1), hs, 1)
+            else x.clone(memory_format=torch.contiguous_format)
+        )
+        ctx.step = x.stride(1) if T > 1 else nh * hs
         y, scale = x.new_empty(x.shape), x.new_empty(B, T, nh)
         ctx.save_for_backward(x, weight, scale, cos, sin)
-        _run("norm_and_turn", x, x.stride(1), weight, eps, cos, sin, y, scale, B * T, T, nh, hs)
+        _run("norm_and_turn", x, ctx.step, weight, eps, cos, sin, y, scale, B * T, T, nh, hs)
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight, scale, cos, sin = ctx.saved_tensors
         B, T, nh, hs = x.shape
         dx, dweight = x.new_empty(x.shape), weight.new_zeros(torch.get_num_threads(), hs)
         tensors = weight, scale, cos, sin, dy.contiguous(), dx, dweight
-        _run("norm_and_turn_back", x, x.stride(1), *tensors, B * T, T, nh, hs)
+        _run("norm_and_turn_back", x, ctx.step, *tensors, B * T, T, nh, hs)
         return dx, dweight.sum(0), None, None, None
 
 
@@ -208,7 +232,7 @@ class FusedAttention(NormedAttention):
     """NormedAttention, x (B, T, C) -> (B, T, C)."""
 
     def placed(self, norm: nn.RMSNorm, x: Tensor, start: int) -> Tensor:
-        if not _fits(x, norm.weight):
+        if x.shape[-1] % 2 or x.shape[-1:] != norm.weight.shape or not _fits(x, norm.weight):
             return super().placed(norm, x, start)
         angles = half_turns(start, *x.shape[-2:])
         return _NormedAndTurned.apply(x.transpose(1, 2), norm.weight, norm.eps, *angles).transpose(1, 2)

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 
 from .attention import Head, MultiHeadAttention
-from .speed import speed_up
+from .speed import in_one_pass, speed_up
 
 # Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets. The first whose words stand in the device's
 # name, with none of its SIBLINGS' behind them; a device that is not here has no peak.
@@ -85,8 +85,10 @@ def flops_per_token(model: nn.Module, block_size: int) -> int:
     return 6 * weights + 12 * heads * block_size
 
 
-def fingerprint(device: torch.device) -> dict[str, str]:
-    """What the bits of a training depend on, beside its settings: versions, threads, processor or GPU."""
+def fingerprint(device: torch.device, model: nn.Module | None = None) -> dict[str, str]:
+    """What the bits of a training depend on, beside its settings: versions, threads, processor or GPU; and of a model that
+    is trained on a processor, what computes its parts.
+    """
     from . import __version__
 
     about = {"minigpt": __version__, "torch": torch.__version__, "device": device.type}
@@ -97,6 +99,8 @@ def fingerprint(device: torch.device) -> dict[str, str]:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     about["processor"] = names[0] if names else platform.processor()
     about |= {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    if model is not None:
+        about["parts"] = "C" if in_one_pass(model) else "torch"
     return about | {name: os.environ.get(name, "unset") for name in LIBRARY_SETTINGS}
 
 

@@ -6,7 +6,7 @@
    Everything large lies in panels: the weights of SIDE rows side by side, column by column. So a product needs one
    multiplication of vectors for each column, and no sum across a vector. Keys lie so too, with a row for each place that is
    looked at, and values, with a row for each channel: to look is to multiply twice.
-   Compiled by native_engine.py, if there is a compiler; nothing else needs it. */
+   Compiled by native_engine.py, if there is a compiler. The end is for training, where a compiler is at hand (fused.py). */
 
 #include <math.h>
 #include <stdint.h>
@@ -409,7 +409,7 @@ void swiglu_back(const float *gate, const float *up, const float *dy, float *dga
     }
 }
 
-/* Dropout of n numbers: 0 where the random bits are below `cut`, else times `by`. */
+/* Dropout of n numbers: 0 where the random bits are below `cut`, whatever stood there; else times `by`. */
 void dropout(const float *x, const int16_t *bits, float *y, long n, int cut, float by, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (long i = 0; i < n; i++) y[i] = bits[i] < cut ? 0 : x[i] * by;

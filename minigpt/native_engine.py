@@ -90,10 +90,11 @@ def needs_compiling() -> bool:
     """True if `library` will take its time: where it is neither loaded nor kept, and can be."""
     if library.cache_info().currsize:
         return False
+    folder = cache_folder().absolute()
     try:
-        kept = _kept(find_compiler())
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        return not kept and os.access(cache_folder(), os.W_OK)
+        compiler = find_compiler()
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        return bool(shutil.which(compiler[0])) and not _kept(compiler) and os.access(existing, os.W_OK)
     except (NoCompiler, OSError):
         return False
 

@@ -162,12 +162,14 @@ def choose_device(name: str) -> str:
     return name
 
 
-def tell_of_compiling() -> None:
-    """Say so if native.c has to be compiled first."""
-    from .native_engine import needs_compiling
+def compile_first() -> None:
+    """Compile native.c where that has not been done, and say so: here, and not while somebody measures time."""
+    from .native_engine import NoCompiler, library, needs_compiling
 
     if needs_compiling():
-        say("Compiling what computes for this processor; that takes some seconds, once.")
+        say("Compiling what computes, for this processor; that takes some seconds, once.")
+        with suppress(NoCompiler):
+            library()
 
 
 def training_device(name: str) -> str:
@@ -227,7 +229,9 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
         elif hasattr(stream, "reconfigure"):  # what cannot be shown, or read, must not end a training, or a chat
             stream.reconfigure(errors="surrogateescape" if name == "stdin" else "replace")
             if name == "stdout" and not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
-                stream.reconfigure(encoding="utf-8", newline="\n")  # a file gets what a model wrote, wherever it runs
+                stream.reconfigure(
+                    encoding="utf-8", errors="replace", newline="\n"
+                )  # a file gets what a model wrote, wherever it runs
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
     if others_compute():

@@ -77,7 +77,7 @@ def attend_with_dropout(attention: MultiHeadAttention, q: Tensor, k: Tensor, v: 
 
     q, k, v (B, nh, T, hs) -> (B, nh, T, hs). Scale and mask are part of the product that makes the scores.
     """
-    if not attention.training:
+    if not attention.training or q.device.type != "cpu":
         return type(attention).attend(attention, q, k, v)
     T, hs = q.shape[-2:]
     mask = torch.zeros(T, T).masked_fill_(~causal_mask(T, T), float("-inf"))
@@ -114,6 +114,12 @@ def speed_up(model: nn.Module, device: torch.device) -> None:
         if isinstance(module, MultiHeadAttention) and module.dropout:
             module.attend = partial(attend_with_dropout, module)  # type: ignore[method-assign]
         module.__class__ = quick.get(type(module), type(module))
+
+
+def in_one_pass(model: nn.Module) -> bool:
+    """True if parts of this model are, or on a processor would be, computed by native.c: that decides over bits."""
+    kinds = {*IN_ONE_PASS, *IN_ONE_PASS.values()} - {nn.Dropout, fused.QuickDropout}
+    return any(type(module) in kinds for module in model.modules()) and fused.available()
 
 
 def _keep_memory() -> None:

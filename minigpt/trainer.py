@@ -128,9 +128,10 @@ def train(
     """
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
+    clock = Clock(state.seconds)
     speed_up(model, device)
     autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
-    clock, peak, flops = Clock(state.seconds), peak_flops(device), flops_per_token(model, model.block_size)
+    peak, flops = peak_flops(device), flops_per_token(model, model.block_size)
     clock.evaluation_s = state.evaluation_s
 
     if state.begins_with_evaluation:

@@ -134,7 +134,8 @@ def _at_the_command_line(trial: Trial) -> str:
 
 def _activation(run: Run, corpus: Corpus, value: float, rng: random.Random) -> None:
     """An element of what a layer puts out in the next pass. Not of the scores: there -inf says that a token cannot come."""
-    layers = [m for name, m in run.model.named_modules() if not list(m.children()) and name != "lm_head"]
+    left_out = ("lm_head", "q_norm", "k_norm")  # of the norms nobody asks the module (fused.py)
+    layers = [m for name, m in run.model.named_modules() if not list(m.children()) and not name.endswith(left_out)]
 
     def spoil(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
         return _spoiled(output, value, rng)

@@ -159,3 +159,11 @@ def test_the_model_goes_on_from_the_bytes_that_it_wrote_not_from_how_they_look()
     say(chat, "")
     assert model.read_ids == [[97], [97, 0xC3]]
     assert chat.ids == [97, 0xC3, 0xA9]
+
+
+def test_what_stopped_an_answer_is_read_once():
+    model = Script(b"\xc3\n\nb")  # a byte that is no character, then a stop string
+    chat = Chat(model, ByteTokenizer(), SampleConfig(max_new_tokens=3, temperature=0), stop=("\n\n",))
+    assert say(chat, "a") == "\ufffd"
+    assert chat.ids == [97, 0xC3, 10, 10]
+    assert chat.text == "a\ufffd\n\n"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -495,6 +496,12 @@ def test_a_tab_stays_a_tab_in_colours(run_cli, tmp_path, monkeypatch):
     plain = run_cli("generate", "run", "--prompt", "a\tb", "--max-new-tokens", 100)
     assert "\t" in plain.out[4:]
     assert re.sub(r"\x1b\[[\d;]*m", "", result.out.partition("\n")[2]) == plain.out
+
+
+def test_a_name_that_is_no_text_can_be_told_to_a_pipe(tmp_path, run):
+    odd = run.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/no \xff")))
+    done = subprocess.run([sys.executable, "-m", "minigpt", "info", os.fsencode(odd)], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_file_gets_utf8_wherever_it_is_written(tmp_path):

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("compiler")
 
 
 @pytest.fixture(params=[1, 3])
-def threads(request):
+def threads(request, monkeypatch):
+    monkeypatch.setattr(fused, "GRAIN", 0)
     torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(1)
@@ -92,8 +93,34 @@ def test_a_gelu_far_out_is_right_and_hides_no_nan():
 def test_heads_in_any_layout_are_placed():
     torch.manual_seed(0)
     theirs, ours = NormedAttention(24, 2), fused.FusedAttention(24, 2)
-    for x in (torch.randn(3, 2, 7, 12), torch.randn(7, 12, 2, 3).permute(3, 2, 0, 1), torch.randn(1, 2, 1, 12)):
-        torch.testing.assert_close(ours.placed(ours.q_norm, x, 3), theirs.placed(theirs.q_norm, x, 3))
+    layouts = (torch.randn(3, 2, 7, 12), torch.randn(7, 12, 2, 3).permute(3, 2, 0, 1), torch.randn(1, 2, 1, 12),
+               torch.randn(3, 2, 1, 12), torch.randn(3, 1, 2, 12).transpose(1, 2), torch.randn(3, 1, 5, 12))  # fmt: skip
+    for x in layouts:
+        x, y = (x.clone().requires_grad_() for _ in range(2))
+        expected, found = theirs.placed(theirs.q_norm, x, 3), ours.placed(ours.q_norm, y, 3)
+        torch.testing.assert_close(found, expected)
+        expected.sin().sum().backward()
+        found.sin().sum().backward()
+        torch.testing.assert_close(y.grad, x.grad)
+
+
+def test_what_does_not_fit_fails_as_with_torch_or_goes_its_way():
+    odd = fused.FusedAttention(6, 2)  # channels that cannot be turned in pairs
+    with pytest.raises(RuntimeError):
+        odd(torch.randn(1, 4, 6))
+    with pytest.raises(RuntimeError):
+        fused.FusedRMSNorm(8)(torch.randn(2, 4))
+    for norm in (nn.RMSNorm(8, elementwise_affine=False), nn.RMSNorm((4, 8))):
+        ours, x = copy.deepcopy(norm), torch.randn(3, 4, 8)
+        ours.__class__ = fused.FusedRMSNorm
+        assert torch.equal(ours(x), norm(x))
+
+
+def test_a_second_derivative_is_refused_not_wrong():
+    x = torch.randn(5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(fused.FusedGELU("tanh")(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_under_autocast_a_model_goes_the_way_of_torch():

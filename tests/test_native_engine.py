@@ -304,7 +304,7 @@ def test_who_would_wait_for_the_compiler_is_told_and_nobody_else(new_home, monke
     native_engine.library.cache_clear()
     assert not native_engine.needs_compiling()  # kept
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert not native_engine.needs_compiling() or shlex.join(native_engine.find_compiler()) == "no-such-compiler"
+    assert not native_engine.needs_compiling()  # nobody can
 
 
 def test_a_cache_that_cannot_be_written_is_no_compiler(new_home):

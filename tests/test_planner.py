@@ -72,6 +72,13 @@ def test_on_an_easier_text_the_loss_is_lower_and_a_larger_model_helps_more():
     assert easier.loss(**small) - easier.loss(**large) > LAW.loss(**small) - LAW.loss(**large) > 0
 
 
+def test_a_harder_text_is_expected_to_have_a_higher_loss():
+    usual = dict(weights=2e5, tokens=1e6, block_size=128, text_tokens=1e7)
+    losses = [LAW.on(difficulty).loss(**usual) for difficulty in (0.001, 0.05, 0.15, 0.3, 0.587, 0.7, 0.9, 1.0, 1.5, 3.0)]
+    assert losses == sorted(losses)
+    assert losses[0] < 0.1
+
+
 class Long:
     """A text of 100 M tokens: nothing is read twice."""
 

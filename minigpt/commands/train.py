@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ..config import RECIPES, SIZES, DataConfig, Faults, GPTConfig, TrainConfig, from_dict, with_muon
-from ..program import DEVICE, choose_device, flags, one_of, running_s, say, tell_of_compiling, training_device, usage
+from ..program import DEVICE, choose_device, compile_first, flags, one_of, running_s, say, training_device, usage
 
 ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  # our name -> model_type of the run
 RECIPE_LINES = [
@@ -144,7 +144,7 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
         say(note)
     say(corpus.describe())
     if device == "cpu" and arch != "bigram":
-        tell_of_compiling()
+        compile_first()
     if planned:
         gpt_config, train_config = _planned(corpus, arch, device, given)
     corpus.check(gpt_config.block_size)
@@ -206,6 +206,8 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, pro
             data_config = from_dict(DataConfig, about["text"] | {name: given[name] for name in given.keys() & {"encoding"}})
         faults.tell()
     device = training_device(given.get("device", "auto"))
+    if device == "cpu" and config_file["model_type"] != ARCHITECTURES["bigram"]:
+        compile_first()
 
     tokenizer = fitting_tokenizer(out, config_file)
     corpus = load_corpus(texts or text_paths(out, about), data_config, tokenizer, "drop")
@@ -303,6 +305,8 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
     corpus = load_corpus(texts, from_dict(DataConfig, given))
     for line in (*corpus.notes, corpus.describe()):
         say(line)
+    if where == "cpu":
+        compile_first()
     _planned(corpus, arch, where, given | {"minutes": minutes})
     chosen = {"minutes": f"{minutes:g}", "arch": arch, "device": device} | given
     chosen = {name: value for name, value in chosen.items() if (name, value) not in (("arch", "modern"), ("device", "auto"))}

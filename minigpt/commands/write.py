@@ -19,13 +19,13 @@ from ..program import (
     UNKNOWN,
     Value,
     choose_device,
+    compile_first,
     flags,
     one_of,
     or_drop,
     peak_memory,
     running_s,
     say,
-    tell_of_compiling,
     usage,
 )
 
@@ -64,7 +64,7 @@ def opened(run: Path, engine: str, dtype: str, device: str) -> "Opened":
     kind = NUMPY_MODELS.get(read_run_config(run)["model_type"], object)
     by_c = engine in ("auto", "native") and device in PROCESSOR and issubclass(kind, NumpyTransformer)
     if by_c:
-        tell_of_compiling()
+        compile_first()
     return open_run(run, engine, device, dtype)
 
 
