@@ -74,8 +74,8 @@ class Law:
     error: float = 0.0  # of the logarithm of the loss: root mean square over the runs
 
     def on(self, difficulty: float) -> "Law":
-        """What the law may be on a text of this difficulty: between those of texts that runs were made on, by POWERS; beyond,
-        all of it by the root of how far it is beyond.
+        """What the law may be on a text of this difficulty: between those of texts that runs were made on, by POWERS;
+        beyond, all of it by the root of how far it is beyond.
         """
         known = min(max(difficulty, EASIEST), 1.0)
         beyond = (difficulty / known) ** 0.5
