@@ -53,8 +53,7 @@ def main(
     corpus = load_corpus()
     for line in (*corpus.notes, corpus.describe(), f"Computing on {device}."):
         say(line)
-    if device == "cpu":
-        compile_first()
+    compile_first(device)
     shape = from_dict(GPTConfig, hyper | {"vocab_size": corpus.tokenizer.vocab_size})
     if minutes and size == "auto":  # other numbers than those above: what suits this machine, this text and this time
         best_plan = plan(corpus, minutes, "gpt", device, {"seed": seed}, spent=running_s())

@@ -94,7 +94,8 @@ def needs_compiling() -> bool:
     try:
         compiler = find_compiler()
         existing = next(path for path in (folder, *folder.parents) if path.exists())
-        return bool(shutil.which(compiler[0])) and not _kept(compiler) and os.access(existing, os.W_OK)
+        possible = shutil.which(compiler[0]) and existing.is_dir() and os.access(existing, os.W_OK)
+        return bool(possible) and not _kept(compiler)
     except (NoCompiler, OSError):
         return False
 

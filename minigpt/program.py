@@ -162,11 +162,11 @@ def choose_device(name: str) -> str:
     return name
 
 
-def compile_first() -> None:
-    """Compile native.c where that has not been done, and say so: here, and not while somebody measures time."""
+def compile_first(device: str = "cpu") -> None:
+    """Compile native.c, if it was not yet and computes there, and say so: now, and not while somebody measures time."""
     from .native_engine import NoCompiler, library, needs_compiling
 
-    if needs_compiling():
+    if device == "cpu" and needs_compiling():
         say("Compiling what computes, for this processor; that takes some seconds, once.")
         with suppress(NoCompiler):
             library()

@@ -143,8 +143,8 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
     for note in corpus.notes:
         say(note)
     say(corpus.describe())
-    if device == "cpu" and arch != "bigram":
-        compile_first()
+    if arch != "bigram":
+        compile_first(device)
     if planned:
         gpt_config, train_config = _planned(corpus, arch, device, given)
     corpus.check(gpt_config.block_size)
@@ -206,8 +206,8 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, pro
             data_config = from_dict(DataConfig, about["text"] | {name: given[name] for name in given.keys() & {"encoding"}})
         faults.tell()
     device = training_device(given.get("device", "auto"))
-    if device == "cpu" and config_file["model_type"] != ARCHITECTURES["bigram"]:
-        compile_first()
+    if config_file["model_type"] != ARCHITECTURES["bigram"]:
+        compile_first(device)
 
     tokenizer = fitting_tokenizer(out, config_file)
     corpus = load_corpus(texts or text_paths(out, about), data_config, tokenizer, "drop")
@@ -305,8 +305,7 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
     corpus = load_corpus(texts, from_dict(DataConfig, given))
     for line in (*corpus.notes, corpus.describe()):
         say(line)
-    if where == "cpu":
-        compile_first()
+    compile_first(where)
     _planned(corpus, arch, where, given | {"minutes": minutes})
     chosen = {"minutes": f"{minutes:g}", "arch": arch, "device": device} | given
     chosen = {name: value for name, value in chosen.items() if (name, value) not in (("arch", "modern"), ("device", "auto"))}
