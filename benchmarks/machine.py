@@ -23,14 +23,19 @@ def describe() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
         f"{datetime.date.today()}; {names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {device}; "
         f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}, "
-        f"minigpt {minigpt.__version__} at {commit.stdout.strip() or 'unknown'}"
+        f"minigpt {minigpt.__version__} at {commit()}"
     )
+
+
+def commit() -> str:
+    """The short name of the tree's last one."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

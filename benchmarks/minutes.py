@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from machine import ROOT, describe, publish, shakespeare, table
+from machine import ROOT, commit, describe, publish, shakespeare, table
 from sweep import library, manual
 
 from minigpt import evaluate, load, load_corpus
@@ -83,7 +83,7 @@ def run_all(keys: list[dict], texts: dict[str, Path], cores: int) -> None:
                 key = waiting.get_nowait()
             except queue.Empty:
                 return
-            line = key | run(texts[key["text"]], key["flags"].split())
+            line = key | {"at": commit()} | run(texts[key["text"]], key["flags"].split())
             print(line, flush=True)
             with LINES.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -106,7 +106,7 @@ def rows(lines: list[dict]) -> list[list[str]]:
         off = f"{100 * (line['seconds'] / 60 / line['minutes'] - 1):+.1f} %" if line["minutes"] else ""
         loss = f"**{line['val_loss']:.4f}**" if best else f"{line['val_loss']:.4f}"
         plan = [f"`{line['flags']}`" if line["flags"] else "nothing else", line["model"], f"{line['steps']:,}", told]
-        made.append([line["text"], str(line["cores"]), *plan, loss, f"{line['seconds']:.0f} s", off])
+        made.append([line["text"], str(line["cores"]), *plan, loss, f"{line['seconds']:.0f} s", off, line["at"]])
     return made
 
 
@@ -133,7 +133,7 @@ def main() -> None:
         run_all([key for key in wanted if not any(key.items() <= line.items() for line in done)], texts, asked.cores)
     lines = [json.loads(line) for line in LINES.read_text().splitlines()]
     lines.sort(key=lambda line: (-line["cores"], TEXTS.index(line["text"]), line["minutes"], len(line["flags"])))
-    header = ["text", "cores", "`minigpt train TEXT` with", "model", "steps", "expected", "val loss", "time", "off"]
+    header = ["text", "cores", "`minigpt train TEXT` with", "model", "steps", "expected", "val loss", "time", "off", "at"]
     publish(
         "So many minutes",
         f"""Made by `python benchmarks/minutes.py` and `python benchmarks/minutes.py --presets --cores 1`.
@@ -142,7 +142,8 @@ def main() -> None:
 
 One seed each; seconds of the whole process, and how far they are from the time asked. Losses in nats/character on the whole
 validation part (of the library: on 262,144 characters of it); the best of a text and a time is bold. Seeds differ by about
-0.01. "expected" is what the plan told before it began. Where a run had one core of two, another had the other.
+0.01. "expected" is what the plan told before it began; "at" the commit. Where a run had one core of two, another had the
+other.
 
 {table(header, rows(lines))}""",
     )
