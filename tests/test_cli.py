@@ -362,7 +362,7 @@ def test_several_texts_differ_and_the_first_is_the_single_one(written):
 
 
 def test_temperature_0_writes_one_text_whatever_the_seed(written):
-    texts = written("--temperature", 0, "--seed", 1), written("--temperature", 0, "--seed", 2), written("--top-k", 1)
+    texts = written("--temperature", 0, "--seed", 1), written("--temperature", 0, "--seed", 2), written("--top-p", 0)
     assert texts[0] == texts[1] == texts[2] != written()
 
 

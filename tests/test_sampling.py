@@ -151,3 +151,8 @@ def test_all_probability_on_one_token_leaves_no_other():
     logits = np.array([-1e30, 0.0, -1e30])
     for settings in (dict(), dict(top_p=0.5), dict(top_k=2), dict(min_p=0.5), dict(temperature=100)):
         assert probabilities(logits, SampleConfig(**settings)).tolist() == [0, 1, 0]
+
+
+def test_of_equal_scores_the_best_ones_all_stay():
+    assert probabilities(np.array([1.0, 2.0, 2.0, 0.0]), SampleConfig(top_k=1)).tolist() == [0, 0.5, 0.5, 0]
+    assert probabilities(np.array([1.0, 2.0, 2.0, 0.0]), SampleConfig(temperature=0)).tolist() == [0, 1, 0, 0]
