@@ -27,8 +27,6 @@ SIGNATURES = {  # p a tensor, n a long, i an int, f a float; the number of threa
     "all_are_finite": "ppi",
 }  # fmt: skip
 TYPES = {"p": c_void_p, "n": c_long, "i": c_int, "f": c_float}
-
-
 GRAIN = 2**15  # numbers: with fewer, to wake other threads takes longer than they help
 
 
@@ -206,12 +204,9 @@ class _NormedAndTurned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, nh, hs = x.shape
-        x = (
-            x
-            if T > 1 and x.stride() == (T * x.stride(1), x.stride(1), hs, 1)
-            else x.clone(memory_format=torch.contiguous_format)
-        )
-        ctx.step = x.stride(1) if T > 1 else nh * hs
+        if T == 1 or x.stride() != (T * x.stride(1), x.stride(1), hs, 1):
+            x = x.clone(memory_format=torch.contiguous_format)
+        ctx.step = x.stride(1) if T > 1 else nh * hs  # numbers from token to token
         y, scale = x.new_empty(x.shape), x.new_empty(B, T, nh)
         ctx.save_for_backward(x, weight, scale, cos, sin)
         _run("norm_and_turn", x, ctx.step, weight, eps, cos, sin, y, scale, B * T, T, nh, hs)

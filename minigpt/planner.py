@@ -23,7 +23,7 @@ import torch
 from .config import GPTConfig, TrainConfig, from_dict, with_muon
 from .corpus import Corpus
 from .hf import swiglu_width
-from .machine import available_memory
+from .machine import available_memory, flops_per_token
 from .model import GPT
 from .modern import ModernGPT
 from .optim import make_optimizer
@@ -219,11 +219,10 @@ def plan(
             )
         speed = speed or fastest(replace(shape, dropout=min(dropouts)))
         gone = spent + time.perf_counter() - began
-        affordable = max(
-            LOOKED_AT[0], int(LOOKING * 60 * minutes / LOOKS / (speed.token_s / 3))
-        )  # by the forward pass alone
-        looked_at = given.get("eval_tokens", min(affordable, LOOKED_AT[1]))
-        look_s = min(len(corpus.val), looked_at or len(corpus.val)) * speed.token_s / 3 + 0.3  # a sample, a checkpoint
+        forward_s = speed.token_s / 3  # a token of an evaluation
+        affordable = int(LOOKING * 60 * minutes / LOOKS / forward_s)
+        looked_at = given.get("eval_tokens", min(max(affordable, LOOKED_AT[0]), LOOKED_AT[1]))
+        look_s = min(len(corpus.val), looked_at or len(corpus.val)) * forward_s + 0.3  # a sample, a checkpoint
         text, weights, a_step = len(corpus.train), matrix_weights(arch, shape), step_tokens(shape.block_size, given)
 
         def loss(tokens: float, dropout: float) -> float:
@@ -320,10 +319,10 @@ def matrix_weights(arch: str, shape: GPTConfig) -> float:
     return shape.n_layer * (4 * C * C + (3 * C * swiglu_width(C) if arch == "modern" else 8 * C * C))
 
 
-def operations(arch: str, shape: GPTConfig) -> float:
-    """Additions and multiplications of a training step for each token, as machine.flops_per_token counts them."""
-    C = shape.n_embd
-    return 6 * (matrix_weights(arch, shape) + shape.vocab_size * C) + 12 * shape.n_layer * C * shape.block_size
+def operations(arch: str, shape: GPTConfig) -> int:
+    """Additions and multiplications of a training step for each token."""
+    with torch.device("meta"):  # a model without numbers
+        return flops_per_token(MODELS[arch](shape), shape.block_size)
 
 
 def training_memory(arch: str, shape: GPTConfig, device: torch.device) -> float:
@@ -372,9 +371,7 @@ def _a_step(model: GPT, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> 
 
 # ---- how hard a text is ------------------------------------------------------------------------------------------------
 
-UNKNOWN_TEXT = (
-    0.12  # of the logarithm of the loss: how wrong the law is on a text that it was not fitted to (docs/decisions.md)
-)
+UNKNOWN_TEXT = 0.12  # of the logarithm of the loss: how wrong `Law.on` is (docs/decisions.md, A law for more than one text)
 SHAKESPEARE_XZ = 1.873  # nats/token that xz needs for the first half million of tiny Shakespeare
 
 

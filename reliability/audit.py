@@ -29,7 +29,7 @@ ON_PURPOSE = {
     ("exec", "learner.py"),
     ("compile", "learner.py"),
 }
-OWN_AFFAIR = ("<frozen importlib", "/torch/_dynamo/", "/torch/_inductor/")
+OWN_AFFAIR = ("<frozen importlib", "/torch/_dynamo/", "/torch/_inductor/", "/torch/cuda/")  # the last: looks for a driver
 
 caught: list[str] = []
 _installed = False
