@@ -79,42 +79,51 @@ int has_threads(void) {
 /* Numbers in the panels of a matrix. */
 long panel_size(int rows, int cols) { return (long)PANELS(rows) * SIDE * cols; }
 
-/* 1 if all n numbers are finite. By their bits, for this file is compiled as if there was nothing else. */
-int all_finite(const float *x, long n, int threads) {
-    int strange = 0;
-#pragma omp parallel for num_threads(threads) reduction(| : strange)
-    for (long i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, sizeof bits);
-        strange |= (bits & 0x7f800000) == 0x7f800000;
-    }
-    return !strange;
+/* Not 0 for infinity and NaN. By the bits, for this file is compiled as if there was nothing else. */
+static inline int strange(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (bits & 0x7f800000) == 0x7f800000;
 }
 
-/* Lay W (rows, cols) out in panels; a step down or right in it is `down` or `right` numbers. Rows that fill up are 0. */
-void pack(const float *w, long down, long right, int rows, int cols, float *out, int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (int p = 0; p < PANELS(rows); p++)
-        for (int c = 0; c < cols; c++)
-            for (int r = p * SIDE; r < (p + 1) * SIDE; r++)
-                out[((long)p * cols + c) * SIDE + r % SIDE] = r < rows ? w[r * down + c * right] : 0;
+/* 1 if all n numbers are finite. */
+int all_finite(const float *x, long n, int threads) {
+    int found = 0;
+#pragma omp parallel for num_threads(threads) reduction(| : found)
+    for (long i = 0; i < n; i++) found |= strange(x[i]);
+    return !found;
+}
+
+/* A panel of `count` rows of W, where a step down or right in it is `down` or `right` numbers. Rows that fill up are 0. */
+static inline void pack_panel(const float *w, long down, long right, int count, int cols, float *out) {
+    for (int c = 0; c < cols; c++)
+        for (int k = 0; k < SIDE; k++) out[(long)c * SIDE + k] = k < count ? w[k * down + c * right] : 0;
 }
 
 /* The same, rounded to int8: W is about q * scale, and the largest of a row is 127. */
-void pack_int8(const float *w, long down, long right, int rows, int cols, int8_t *out, float *scale, int threads) {
+static inline void round_panel(const float *w, long down, long right, int count, int cols, int8_t *q, float *scale) {
+    float most[SIDE], turned[SIDE];
+    for (int k = 0; k < SIDE; k++) most[k] = 1e-30f;
+    for (int c = 0; c < cols; c++)
+        for (int k = 0; k < count; k++) most[k] = fmaxf(most[k], fabsf(w[k * down + c * right]));
+    for (int k = 0; k < count; k++) scale[k] = most[k] / 127;
+    for (int k = 0; k < SIDE; k++) turned[k] = 127 / most[k];
+    for (int c = 0; c < cols; c++)
+        for (int k = 0; k < SIDE; k++)
+            q[(long)c * SIDE + k] = k < count ? (int8_t)rintf(w[k * down + c * right] * turned[k]) : 0;
+}
+
+/* Lay W (rows, cols) out in panels: float32 in out, or where there is none, int8 in q and scale. */
+void pack(const float *w, long down, long right, int rows, int cols, float *out, int8_t *q, float *scale, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int p = 0; p < PANELS(rows); p++) {
-        float most[SIDE], turned[SIDE];
-        for (int k = 0; k < SIDE; k++) most[k] = 1e-30f;
-        int count = rows - p * SIDE < SIDE ? rows - p * SIDE : SIDE;
+        int count = rows - p * SIDE < SIDE ? rows - p * SIDE : SIDE, whole = down == 1 && count == SIDE; /* vectors */
+        long at = (long)p * SIDE * cols;
         const float *from = w + (long)p * SIDE * down;
-        for (int c = 0; c < cols; c++)
-            for (int k = 0; k < count; k++) most[k] = fmaxf(most[k], fabsf(from[k * down + c * right]));
-        for (int k = 0; k < count; k++) scale[p * SIDE + k] = most[k] / 127;
-        for (int k = 0; k < SIDE; k++) turned[k] = 127 / most[k];
-        for (int c = 0; c < cols; c++)
-            for (int k = 0; k < SIDE; k++)
-                out[((long)p * cols + c) * SIDE + k] = k < count ? (int8_t)rintf(from[k * down + c * right] * turned[k]) : 0;
+        if (out && whole) pack_panel(from, 1, right, SIDE, cols, out + at);
+        else if (out) pack_panel(from, down, right, count, cols, out + at);
+        else if (whole) round_panel(from, 1, right, SIDE, cols, q + at, scale + p * SIDE);
+        else round_panel(from, down, right, count, cols, q + at, scale + p * SIDE);
     }
 }
 
@@ -417,17 +426,13 @@ void dropout(const float *x, const int16_t *bits, float *y, long n, int cut, flo
 
 /* 1 if all numbers of `count` arrays are finite. */
 int all_are_finite(const float **x, const long *n, int count, int threads) {
-    int strange = 0;
-#pragma omp parallel num_threads(threads) reduction(| : strange)
+    int found = 0;
+#pragma omp parallel num_threads(threads) reduction(| : found)
     for (int k = 0; k < count; k++) {
 #pragma omp for nowait
-        for (long i = 0; i < n[k]; i++) {
-            uint32_t bits;
-            memcpy(&bits, x[k] + i, sizeof bits);
-            strange |= (bits & 0x7f800000) == 0x7f800000;
-        }
+        for (long i = 0; i < n[k]; i++) found |= strange(x[k][i]);
     }
-    return !strange;
+    return !found;
 }
 
 /* RMS norm of rows (n, size). scale (n,): one over the root of each row's mean square. */

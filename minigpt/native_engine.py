@@ -245,23 +245,17 @@ class NativeModel:
         """weight (out, in), in the panels of native.c: as it is or as int8."""
         rows, cols = weight.shape
         self._check(weight)
+        f = q = scale = None
+        if self.int8:
+            q, scale = self._room(self.lib.panel_size(rows, cols), np.int8), self._room(rows + -rows % self.side, np.float32)
+        else:
+            f = self._room(self.lib.panel_size(rows, cols), np.float32)
         steps = [c_long(step // weight.itemsize) for step in weight.strides]
-        source, size = c_void_p(weight.ctypes.data), self.lib.panel_size(rows, cols)
-        shape = dict(
-            rows=rows,
-            cols=cols,
-            far=self.far,
-            bias=None if bias is None else self._keep(np.pad(bias, (0, -rows % self.side))),
-        )
-        if not self.int8:
-            f = self._room(size, np.float32)
-            self.lib.pack(source, *steps, rows, cols, c_void_p(f), self.cores)
-            unload(weight)
-            return _Matrix(f=f, **shape)
-        q, scale = self._room(size, np.int8), self._room(rows + -rows % self.side, np.float32)
-        self.lib.pack_int8(source, *steps, rows, cols, c_void_p(q), c_void_p(scale), self.cores)
+        places = map(c_void_p, (f, q, scale))
+        self.lib.pack(c_void_p(weight.ctypes.data), *steps, rows, cols, *places, self.cores)
         unload(weight)
-        return _Matrix(q=q, scale=scale, **shape)
+        kept = None if bias is None else self._keep(np.pad(bias, (0, -rows % self.side)))
+        return _Matrix(f=f, q=q, scale=scale, bias=kept, rows=rows, cols=cols, far=self.far)
 
     def _room(self, size: int, dtype: type) -> int:
         """Room for so many numbers, from the beginning of a line of the processor's cache.
