@@ -1,6 +1,6 @@
 """Step 2: the GPT. It predicts the next character from all that it has read, up to block_size characters back.
 
-    python gpt.py                     learn, write, and keep the model in runs/gpt: small on a processor, large on a GPU
+    python gpt.py                     learn, write, and keep the model in runs/gpt: small; on a CUDA GPU large
     python gpt.py --size lecture      the lecture's size wherever you are; --help lists the rest
     python gpt.py --minutes 5         the best that this machine can train in five minutes
 
@@ -17,7 +17,7 @@ from minigpt.console import StopSignals, architecture, farewell
 from minigpt.planner import plan
 from minigpt.program import compile_first, one_of, program, running_s, say, training_device
 
-HYPERPARAMETERS = {  # of the small GPT, for a processor; of the lecture's, for a GPU
+HYPERPARAMETERS = {  # of the small GPT; of the lecture's, for a CUDA GPU
     "n_layer": (4, 6),  # blocks, stacked
     "n_head": (4, 6),  # attention heads in a block
     "n_embd": (128, 384),  # numbers that stand for one character
@@ -44,7 +44,7 @@ def main(
         raise ValueError("minutes and max_iters both say when to end; leave one of them out")
     device = training_device(device)
     size = one_of("size", size, ("auto", *SIZES))
-    column = SIZES.index(size) if size != "auto" else int(device != "cpu")
+    column = SIZES.index(size) if size != "auto" else int(device.startswith("cuda"))
     hyper = {name: values[column] for name, values in HYPERPARAMETERS.items()} | {"seed": seed, "minutes": minutes}
     config = from_dict(TrainConfig, hyper | ({} if max_iters is None else {"max_iters": max_iters}))
     torch.manual_seed(seed)

@@ -531,6 +531,7 @@ def main() -> None:
         print(line, flush=True)
     if (flags.sizes, flags.sides) != (list(SIZES), list(SIDES)):
         return
+    peers = [name for name in ("transformers", "xllamacpp") if importlib.util.find_spec(name)]
     header = ["model", "who", f"tokens/s, {NEW} new", "bound", "share of it", "first token", "peak memory",
               f"{TEXTS} texts at once, tokens/s"]  # fmt: skip
     several = ", ".join(f"{shape['many']} ({shape['name']})" for shape in SIZES.values())
@@ -539,10 +540,11 @@ def main() -> None:
 
 Made by `python benchmarks/generation.py --nanogpt PATH --run RUN`.
 
-{describe()}.
+{describe(*peers, nanogpt=flags.nanogpt)}.
 
 They take turns, {flags.rounds} of {NEW} tokens after a prompt of {PROMPT}, greedy, each in a process of its own with
 {flags.threads} threads, on the same weights. Medians. Contexts: {contexts}.
+llama.cpp is asked in its process, through the server that the wheel xllamacpp has, which is part of its time.
 The first token includes reading the prompt. Many texts begin with one token and have {several} more each; ours are drawn by
 chance, each for itself, and those of transformers greedy, which is less work. The bound: a token cannot be written
 faster than its weights and the keys and values of a text of middle length can be read once; a loop in C reads as many bytes

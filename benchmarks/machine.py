@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy
@@ -18,8 +19,8 @@ from minigpt.files import cache_folder
 ROOT = Path(__file__).parent.parent
 
 
-def describe() -> str:
-    """One line: date, processor, threads, versions, commit."""
+def describe(*peers: str, nanogpt: Path | None = None) -> str:
+    """One line: date, processor, threads, versions, commit; of these packages too, and of a clone of nanoGPT."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -29,12 +30,14 @@ def describe() -> str:
         f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {device}; "
         f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}, "
         f"minigpt {minigpt.__version__} at {commit()}"
+        + "".join(f", {peer} {metadata.version(peer)}" for peer in peers)
+        + (f", nanoGPT at {commit(nanogpt)}" if nanogpt else "")
     )
 
 
-def commit() -> str:
-    """The short name of the tree's last one."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+def commit(tree: Path = ROOT) -> str:
+    """The short name of a tree's last one."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=tree, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 

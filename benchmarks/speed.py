@@ -247,7 +247,7 @@ def main() -> None:
 
 Made by `python benchmarks/speed.py --nanogpt PATH`; losses are in [docs/results.md](../docs/results.md).
 
-{describe()}.
+{describe(nanogpt=flags.nanogpt)}.
 
 They take turns, {flags.rounds} of {SMALL["steps"]} training steps (the larger model: 3 of one step), each in a process of
 its own. Medians, and the ratio turn by turn, so that a machine whose speed drifts does not matter.

@@ -4,8 +4,10 @@ Next: checkpoint.py
 """
 
 import html
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,8 @@ def _is_number(value: Any) -> bool:
 
 def argument(path: str) -> str:
     """A path as an argument in a shell, never taken for a flag: "-my book.txt" -> "'./-my book.txt'"."""
-    return shlex.quote(f"./{path}" if path.startswith("-") and path != "-" else path)
+    path = f"./{path}" if path.startswith("-") and path != "-" else path
+    return subprocess.list2cmdline([path]) if os.name == "nt" else shlex.quote(path)
 
 
 def _transformers(kind: str, name: str, block_size: int) -> str:

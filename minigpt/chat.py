@@ -81,7 +81,11 @@ class Chat:
         else:
             self.tokenizer.encode(line)  # an unknown character is refused before anything changes
             self.turns.append(Turn(line))
-            yield from self._write()
+            try:
+                yield from self._write()
+            except ValueError:
+                self.turns.pop()
+                raise
 
     def _write(self) -> Iterator[str]:
         turn, sample = self.turns[-1], self.answers

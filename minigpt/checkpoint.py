@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
+from warnings import warn
 
 import safetensors.torch
 import torch
@@ -72,7 +73,7 @@ from .saved import (
 )
 from .tokenizer import CharTokenizer, Tokenizer, tokenizer_files
 from .trainer import Metrics, NonFiniteLoss, TrainState
-from .writing import write
+from .writing import start_ids, write
 
 MODELS: dict[str, type[LanguageModel]] = {model.model_type: model for model in (BigramLanguageModel, GPT, ModernGPT, Stack)}
 BEGINNINGS = {*FIXED, MANIFEST, "metrics.jsonl", "samples.jsonl", "checkpoints"}  # before the first weights are written
@@ -333,7 +334,11 @@ class Loaded(NamedTuple):
         """The text that follows a prompt: load(run).generate("ROMEO:", max_new_tokens=200).
 
         settings: fields of SampleConfig. Raises ValueError for values that cannot be, and characters that are unknown.
+        Warns where the prompt is longer than the context.
         """
+        tokens = len(start_ids(self.tokenizer, prompt))
+        if tokens > self.model.block_size:
+            warn(f"the prompt has {tokens:,} tokens; the model reads the last {self.model.block_size:,}", stacklevel=2)
         return "".join(write(self.model, self.tokenizer, prompt, SampleConfig(**settings), sample, stop, stop_ids))
 
 

@@ -72,7 +72,7 @@ class Progress:
     def __init__(self, config: TrainConfig, tokens_per_char: float = 1.0, first_step: int = 0) -> None:
         self.config, self.tokens_per_char, self.first_step = config, tokens_per_char, first_step
         self.console = Console(stderr=True, highlight=False)
-        self.watch = Watch()
+        self.watch = Watch(config.learning_rate)
         self.bar: Bar | None = None
         self.task = TaskID(0)
         self.began = self.last_line = time.monotonic()
@@ -212,6 +212,6 @@ def _program() -> str:
     """How this person can call the command line: minigpt where it is on the PATH, else by its place."""
     if shutil.which("minigpt"):
         return "minigpt"
-    beside = Path(sys.executable).with_name("minigpt")
+    beside = Path(sys.executable).with_name("minigpt.exe" if os.name == "nt" else "minigpt")
     place = os.path.relpath(beside) if beside.exists() else ""
     return place if place and not place.startswith("..") else f"{Path(sys.executable).name} -m minigpt"

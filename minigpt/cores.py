@@ -1,24 +1,33 @@
-"""How many processors this process may use, and whether others are using them now.
+"""How many processors this process may use, and how many others are using now.
 
 Next: tokenizer.py
 """
 
+import math
 import os
 import time
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
+# Where a container's processors stand, in version 2: microseconds that it may compute, or "max", in each period.
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 
 def cores() -> int:
-    """As many as this process may use, or as the user has said by OMP_NUM_THREADS."""
+    """As many as this process may use, its container's share counted; or as the user has said by OMP_NUM_THREADS."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isascii() and asked.isdigit() and int(asked):
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # ValueError: "max" is no limit
+        allowed, period = map(int, QUOTA.read_text().split())
+        there = min(there, max(1, math.ceil(allowed / period)))
+    return there
 
 
-def others_compute() -> bool:
-    """True if other programs keep this machine's processors busy now. Where that cannot be seen (not Linux), False."""
+def others_computing() -> int:
+    """How many threads of other programs compute on this machine now. Where that cannot be seen (not Linux), 0."""
     others = []
     try:
         for _ in range(5):
@@ -27,5 +36,5 @@ def others_compute() -> bool:
             others.append(running - states.count("R"))  # threads of our own, this one among them
             time.sleep(0.002)
     except (OSError, ValueError, IndexError):
-        return False
-    return sorted(others)[2] >= 1
+        return 0
+    return max(0, sorted(others)[2])

@@ -190,7 +190,10 @@ def _sizes(model: nn.Module, module: ModuleType, path: Path) -> tuple[int, int]:
     alone = len(tables) == len(list(model.parameters())) == 1  # a bigram reads any length
     guesses = {"vocab_size": tables[:1], "block_size": squares[:1] + tables[1:2] + [8] * alone}
     config: Any = next((getattr(model, name) for name in ("config", "cfg") if hasattr(model, name)), {})
-    places = [vars(model), config if isinstance(config, dict) else vars(config), vars(module)]
+    if not isinstance(config, dict):
+        names = [name for choices in SIZES.values() for name in choices[1].split()]
+        config = {name: getattr(config, name, None) for name in names}
+    places = [vars(model), config, vars(module)]
     sizes = []
     for size, least in (("vocab_size", 2), ("block_size", 1)):
         named = [place[name] for place in places for name in SIZES[size][1].split() if type(place.get(name)) is int]

@@ -46,15 +46,15 @@ CONTAINER = (
 LIBRARY_SETTINGS = ("MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
 
 
-def peak_flops(device: torch.device) -> float | None:
+def peak_flops(device: torch.device, in_bfloat16: bool = False) -> float | None:
     """Additions and multiplications a second of large matrix products here; None where it is not known.
 
-    On a processor: the best of five float32 products of 1024 x 1024, with torch's threads, by the way that training takes
-    (speed.py), measured once. On a GPU: bfloat16, from its data sheet.
+    On a processor, of float32: the best of five products of 1024 x 1024, with torch's threads, by the way that training
+    takes (speed.py), measured once. On a GPU, of bfloat16: from its data sheet.
     """
-    if device.type == "cpu":
+    if device.type == "cpu" and not in_bfloat16:
         return _measured_peak(torch.get_num_threads())
-    if device.type == "cuda":
+    if device.type == "cuda" and in_bfloat16:
         name = torch.cuda.get_device_name(device)
         return next((peak for gpu, peak in GPU_PEAKS.items() if re.search(rf"\b{gpu}\b(?! ({SIBLINGS})\b)", name)), None)
     return None
@@ -104,10 +104,21 @@ def fingerprint(device: torch.device, model: nn.Module | None = None) -> dict[st
     return about | {name: os.environ.get(name, "unset") for name in LIBRARY_SETTINGS}
 
 
-def available_memory(device: torch.device) -> int | None:
-    """Bytes that a training may still take here; None where that cannot be known."""
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told; a processor has."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that a training may still take here; None where that cannot be known, and all that there is on a Mac, which
+    tells no more. What torch keeps of a GPU without using it counts as free.
+    """
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     limits = []
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

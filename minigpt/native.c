@@ -79,10 +79,10 @@ int has_threads(void) {
 /* Numbers in the panels of a matrix. */
 long panel_size(int rows, int cols) { return (long)PANELS(rows) * SIDE * cols; }
 
-/* Not 0 for infinity and NaN. By the bits, for this file is compiled as if there was nothing else. */
-static inline int strange(float x) {
+/* 1 for infinity and NaN. By the bits and never as a number, for this file is compiled as if there was neither. */
+static inline int strange(const float *x) {
     uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
+    memcpy(&bits, x, sizeof bits);
     return (bits & 0x7f800000) == 0x7f800000;
 }
 
@@ -90,7 +90,7 @@ static inline int strange(float x) {
 int all_finite(const float *x, long n, int threads) {
     int found = 0;
 #pragma omp parallel for num_threads(threads) reduction(| : found)
-    for (long i = 0; i < n; i++) found |= strange(x[i]);
+    for (long i = 0; i < n; i++) found |= strange(x + i);
     return !found;
 }
 
@@ -430,7 +430,7 @@ int all_are_finite(const float **x, const long *n, int count, int threads) {
 #pragma omp parallel num_threads(threads) reduction(| : found)
     for (int k = 0; k < count; k++) {
 #pragma omp for nowait
-        for (long i = 0; i < n[k]; i++) found |= strange(x[k][i]);
+        for (long i = 0; i < n[k]; i++) found |= strange(x[k] + i);
     }
     return !found;
 }

@@ -18,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from .cores import cores
-from .files import cache_folder, unload
+from .files import cache_folder, unload, write_file
 from .numpy_engine import Array, NumpyGPT2, NumpyQwen3, NumpyTransformer, check_ids
 
 SOURCE = Path(__file__).with_name("native.c")
@@ -38,6 +40,8 @@ FLAGS = ("-O3", "-march=native", *FAST, "-ffinite-math-only", "-std=gnu11", "-sh
 FIRST_PLACES = 64  # that a text has room for at first
 LARGE = 8_000_000  # bytes of weights: above, the caches of the cores do not hold them until the next token
 PIECE = 2**25  # bytes
+MOST_THREADS = 8
+AGAIN_S = 86_400  # after which a compiler that failed is asked again
 SMALL = 800_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
@@ -77,11 +81,16 @@ class _Model(Structure):
 def library() -> ctypes.CDLL:
     """native.c, compiled: from the cache, or now. Raises NoCompiler."""
     compiler = find_compiler()
+    if failed := _failed(compiler):
+        raise NoCompiler(failed)
     try:
         kept = _kept(compiler)
         lib = ctypes.CDLL(str(kept)) if kept else _compile(compiler)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise NoCompiler(f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}") from None
+        problem = f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}"
+        with suppress(OSError):
+            write_file(_failure(compiler), problem)
+        raise NoCompiler(problem) from None
     lib.panel_size.restype = lib.room.restype = c_long
     return lib
 
@@ -95,7 +104,7 @@ def needs_compiling() -> bool:
         compiler = find_compiler()
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         possible = shutil.which(compiler[0]) and existing.is_dir() and os.access(existing, os.W_OK)
-        return bool(possible) and not _kept(compiler)
+        return bool(possible) and not _kept(compiler) and not _failed(compiler)
     except (NoCompiler, OSError):
         return False
 
@@ -112,13 +121,28 @@ def _kept(compiler: list[str]) -> Path | None:
     return next((path for path in cache_folder().glob(f"{name}-*.so") if path.stem == _signed(name, path)), None)
 
 
+def _failure(compiler: list[str]) -> Path:
+    """Where is written what went wrong when it was compiled."""
+    return cache_folder() / f"{_name(compiler)}.failed"
+
+
+def _failed(compiler: list[str]) -> str:
+    """What went wrong when it was compiled, if that was lately."""
+    with suppress(OSError):
+        if time.time() - _failure(compiler).stat().st_mtime < AGAIN_S:
+            return _failure(compiler).read_text(encoding="utf-8")
+    return ""
+
+
 def find_compiler() -> list[str]:
     """The command of a C compiler: $CC, or the first that is there. Raises NoCompiler."""
     try:
         compiler = shlex.split(os.environ.get("CC", "")) or list(filter(shutil.which, ("cc", "gcc", "clang")))[:1]
     except ValueError as error:
         raise NoCompiler(f"CC is no command: {error}") from None
-    if not compiler or sys.platform == "win32":
+    if sys.platform == "win32":
+        raise NoCompiler("no compiler is used on Windows")
+    if not compiler:
         raise NoCompiler("there is no C compiler")
     return compiler
 
@@ -168,7 +192,7 @@ class NativeModel:
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
         self.free = self.end = self.bytes = 0  # where the next matrix goes, where its piece ends; how much there is
-        self.cores = (threads or min(cores(), 8)) if self.lib.has_threads() else 1
+        self.cores = (threads or min(cores(), MOST_THREADS)) if self.lib.has_threads() else 1
         self.far = int(sum(array.nbytes for array in model.tensors.values()) / (4 if int8 else 1) > LARGE)
         self.model = self._describe(model)
         self.threads = 1 if self.bytes < SMALL and not threads else self.cores

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+AT_ONCE = 256  # tokens of a prompt: all of a long one would look at each other in arrays of gigabytes
 
 
 class NumpyModel:
@@ -74,16 +75,18 @@ class NumpyTransformer(NumpyModel):
 
     def read(self, tokens: Sequence[int]) -> Array:
         check_ids(tokens, self.vocab_size)
-        start, length = self.length, self.length + len(tokens)
+        length = self.length + len(tokens)
         if length > self.block_size and not (self.reads_on and len(tokens) == 1):
             raise ValueError(f"{length} tokens do not fit in a context of block_size {self.block_size}")
-        self.length = length
         if not self.keys.size:
             self.make_cache()
-        x = self.embed(np.asarray(tokens), start)  # (T, C)
-        for layer in range(self.n_layer):
-            x = x + self.communicate(layer, x, start)
-            x = x + self.compute(layer, x)
+        for begin in range(0, len(tokens), AT_ONCE):
+            part, start = np.asarray(tokens[begin : begin + AT_ONCE]), self.length
+            self.length += len(part)
+            x = self.embed(part, start)  # (T, C)
+            for layer in range(self.n_layer):
+                x = x + self.communicate(layer, x, start)
+                x = x + self.compute(layer, x)
         return self.score(x[-1:])[0]
 
     def attend(self, layer: int, q: Array, k: Array, v: Array, start: int) -> Array:

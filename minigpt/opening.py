@@ -12,8 +12,8 @@ Next: novelty.py
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .cores import others_compute
-from .native_engine import NativeModel, NoCompiler
+from .cores import cores, others_computing
+from .native_engine import MOST_THREADS, NativeModel, NoCompiler
 from .numpy_engine import NUMPY_MODELS, NumpyTransformer
 from .saved import check_meanwhile, open_arrays, read_run_config
 from .tokenizer import Tokenizer
@@ -52,7 +52,8 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
 
     # Threads meet a hundred times a token: where another program takes one of their cores, all wait for it each time. Asked
     # before a thread of our own computes.
-    threads = 1 if others_compute() else None
+    others = others_computing()
+    threads = max(1, min(cores() - others, MOST_THREADS)) if others else None
     with check_meanwhile(folder):
         config, tensors, tokenizer = open_arrays(folder)
         model = NUMPY_MODELS[config["model_type"]](config, tensors)

@@ -23,7 +23,7 @@ import torch
 from .config import GPTConfig, TrainConfig, from_dict, with_muon
 from .corpus import Corpus
 from .hf import swiglu_width
-from .machine import available_memory, flops_per_token
+from .machine import available_memory, flops_per_token, wait_for
 from .model import GPT
 from .modern import ModernGPT
 from .optim import make_optimizer
@@ -32,7 +32,8 @@ from .trainer import autocast_on, bits_per_char, out_of_memory, windows_at_once
 
 SIZES = ((3, 64), (4, 96), (4, 128), (5, 160), (6, 192), (6, 256), (6, 384), (8, 512), (12, 768))  # layers, channels
 CONTEXTS = (64, 128, 256)
-TOKENS_PER_STEP = {"modern": 2.0, "gpt": 0.5}  # times the root of all tokens: 250 or 1000 steps for 250,000 tokens
+OPTIMIZERS = {"modern": "muon", "gpt": "adamw"}  # that the law knows
+TOKENS_PER_STEP = {"muon": 2.0, "adamw": 0.5}  # times the root of all tokens: 250 or 1000 steps for 250,000 tokens
 LARGEST_BATCH = 2**14  # tokens: what a plan of some hours comes to
 DROPOUTS = (0.0, 0.05, 0.1, 0.2)
 CLOSE = 1.015  # times the lowest loss: who is expected to be nearer than this is measured once more
@@ -120,17 +121,17 @@ class Speed:
     token_s: float  # seconds for a token, forward and backward
     step_s: float  # seconds for a step of the optimizer
 
-    def seconds_for(self, tokens: float, arch: str, a_step: int | None = None) -> float:
+    def seconds_for(self, tokens: float, optimizer: str, a_step: int | None = None) -> float:
         """Seconds to learn from so many tokens, in steps of so many, or in those of `recipe`."""
-        steps = tokens / a_step if a_step else math.sqrt(tokens) / TOKENS_PER_STEP[arch]
+        steps = tokens / a_step if a_step else math.sqrt(tokens) / TOKENS_PER_STEP[optimizer]
         return tokens * self.token_s + steps * self.step_s
 
-    def tokens_in(self, seconds: float, arch: str, a_step: int | None = None) -> float:
+    def tokens_in(self, seconds: float, optimizer: str, a_step: int | None = None) -> float:
         """The inverse."""
         seconds = max(seconds, 1.0)
         if a_step:
             return seconds / (self.token_s + self.step_s / a_step)
-        a, b = self.token_s, self.step_s / TOKENS_PER_STEP[arch]
+        a, b = self.token_s, self.step_s / TOKENS_PER_STEP[optimizer]
         return ((math.sqrt(b * b + 4 * a * seconds) - b) / (2 * a)) ** 2
 
 
@@ -164,16 +165,20 @@ class Plan:
         step_s = tokens * self.speed.token_s + self.speed.step_s
         losses = [self.loss * math.exp(sign * 2 * self.error) for sign in (-1, 1)]
         low, high = (bits_per_char(loss, tokens_per_char) for loss in losses)
+        expected = f"validation loss {losses[0]:.2f} to {losses[1]:.2f} nats/token ({low:.2f} to {high:.2f} bits/char)"
+        day = "%Y-%m-%d " if self.ends > time.time() + 86_400 else ""
         rows = {
             "model": f"{shape.n_layer} blocks of {shape.n_embd} channels, {shape.n_head} heads, context {shape.block_size}: "
-            f"{matrix_weights(self.arch, shape) / 1e6:.2g} M weights",
+            f"{parameters(self.arch, shape) / 1e6:.2g} M parameters",
             "training": f"{config.max_iters:,} steps of {times}{config.batch_size} x {shape.block_size}, "
             f"{config.max_iters * tokens / 1e6:.2g} M tokens" + f", dropout {shape.dropout:g}" * (shape.dropout > 0),
             "speed": f"{tokens / step_s:,.0f} tokens/s, a step in {1000 * step_s:.0f} ms",
             "memory": f"about {max(0.1, self.memory / 1e9):.1f} GB",
             "text": f"read {self.epochs:.2g} times: {self._risk()}",
-            "expected": f"validation loss {losses[0]:.2f} to {losses[1]:.2f} nats/token ({low:.2f} to {high:.2f} bits/char)",
-            "ends": f"at {time.strftime('%H:%M:%S', time.localtime(self.ends))}"
+            "expected": expected
+            if config.optimizer == OPTIMIZERS[self.arch]
+            else f"unknown: the law knows no {self.arch} model with {config.optimizer}",
+            "ends": f"at {time.strftime(f'{day}%H:%M:%S', time.localtime(self.ends))}"
             + ", sooner than asked: more would only be learned by heart" * self.sooner,
         }
         return "\n".join(f"  {name:<10}{words}" for name, words in rows.items())
@@ -200,6 +205,7 @@ def plan(
     contexts = [given["block_size"]] if "block_size" in given else [T for T in CONTEXTS if len(corpus.val) > T] or [8]
     corpus.check(contexts[0])
     law = LAW.on(difficulty(corpus))
+    optimizer = given.get("optimizer", OPTIMIZERS[arch])
     speeds: dict[GPTConfig, Speed] = {}
 
     def fastest(shape: GPTConfig) -> Speed:
@@ -209,15 +215,20 @@ def plan(
         speeds[shape] = Speed(min(now.token_s, before.token_s), min(now.step_s, before.step_s))
         return speeds[shape]
 
-    def candidate(shape: GPTConfig, dropouts: Sequence[float], speed: Speed | None = None) -> Plan:
-        memory = training_memory(arch, replace(shape, dropout=max(dropouts)), torch.device(device))
+    def check_memory(shape: GPTConfig, batch_size: int | None) -> float:
+        """Bytes that its training takes. Raises MemoryError if they are not there."""
+        memory = training_memory(arch, shape, torch.device(device), batch_size)
         free = available_memory(torch.device(device))
         if free is not None and memory > 0.8 * free:
             raise MemoryError(
                 f"to train {shape.n_layer} blocks of {shape.n_embd} channels takes {memory / 1e9:.1f} GB, "
                 f"and {free / 1e9:.1f} GB are free"
             )
-        speed = speed or fastest(replace(shape, dropout=min(dropouts)))
+        return memory
+
+    def candidate(shape: GPTConfig, dropouts: Sequence[float], speed: Speed | None = None) -> Plan:
+        check_memory(replace(shape, dropout=min(dropouts)), given.get("batch_size"))
+        known, speed = speed, speed or fastest(replace(shape, dropout=min(dropouts)))
         gone = spent + time.perf_counter() - began
         forward_s = speed.token_s / 3  # a token of an evaluation
         affordable = int(LOOKING * 60 * minutes / LOOKS / forward_s)
@@ -228,20 +239,21 @@ def plan(
         def loss(tokens: float, dropout: float) -> float:
             return law.loss(weights, tokens * LEARNS[arch], shape.block_size, text, dropout)
 
-        most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, arch, a_step)
+        most = speed.tokens_in(60 * minutes - gone - LOOKS * look_s, optimizer, a_step)
         options = [[(most * 0.95**n, p) for p in dropouts] for n in range(200)]
         full, *fewer = (min(same, key=lambda option: loss(*option)) for same in options)  # tokens and dropout
         less = min(fewer, key=lambda option: loss(*option))
         tokens, dropout = less if loss(*less) < SOONER * loss(*full) else full  # if more would only be learned by heart
         if dropout > min(dropouts):  # which costs time, too: once more with the time that it takes
-            return candidate(shape, [dropout])
-        needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, arch, a_step)) / 60
+            return candidate(shape, [dropout], known)
+        needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, optimizer, a_step)) / 60
         values = recipe(arch, shape.n_embd, shape.block_size, tokens, given)
-        looks = dict(eval_interval=max(1, values["max_iters"] // LOOKS), eval_tokens=looked_at)
+        looks = dict(eval_interval=-(-values["max_iters"] // LOOKS), eval_tokens=looked_at)
         config = from_dict(TrainConfig, looks | values | given | {"minutes": needed})
         tokens = config.max_iters * config.batch_size * config.grad_accum_steps * shape.block_size
         error = LAW.error + UNKNOWN_TEXT * (law != LAW)
         shape = replace(shape, dropout=dropout)
+        memory = check_memory(shape, config.batch_size)
         by_heart = law.by_heart(weights, tokens * LEARNS[arch], text, dropout)
         expected, ends = loss(tokens, dropout), time.time() + 60 * needed - gone
         return Plan(arch, shape, config, speed, memory, tokens / text, by_heart, expected, error, needed < minutes, ends)
@@ -305,8 +317,8 @@ def recipe(arch: str, n_embd: int, block_size: int, tokens: float, given: dict[s
     given: values that are fixed; the others suit them.
     """
     given = given or {}
-    passes, optimizer = given.get("grad_accum_steps", 1), given.get("optimizer", "muon" if arch == "modern" else "adamw")
-    batch_size = max(1, round(TOKENS_PER_STEP[arch] * math.sqrt(tokens) / (block_size * passes)))
+    passes, optimizer = given.get("grad_accum_steps", 1), given.get("optimizer", OPTIMIZERS[arch])
+    batch_size = max(1, round(TOKENS_PER_STEP[optimizer] * math.sqrt(tokens) / (block_size * passes)))
     batch_size = given.get("batch_size", batch_size)
     steps = max(1, round(tokens / (batch_size * passes * block_size)))
     values = dict(batch_size=batch_size, max_iters=steps, learning_rate=float(f"{0.256 / n_embd:.3g}"))
@@ -319,17 +331,27 @@ def matrix_weights(arch: str, shape: GPTConfig) -> float:
     return shape.n_layer * (4 * C * C + (3 * C * swiglu_width(C) if arch == "modern" else 8 * C * C))
 
 
+def parameters(arch: str, shape: GPTConfig) -> int:
+    """Numbers that are learned."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in MODELS[arch](shape).parameters())
+
+
 def operations(arch: str, shape: GPTConfig) -> int:
     """Additions and multiplications of a training step for each token."""
     with torch.device("meta"):  # a model without numbers
         return flops_per_token(MODELS[arch](shape), shape.block_size)
 
 
-def training_memory(arch: str, shape: GPTConfig, device: torch.device) -> float:
-    """Bytes that training takes at most: weights, gradient, optimizer, and what is kept for the backward pass."""
-    tokens = min(windows_at_once(device, shape.block_size) * shape.block_size, LARGEST_BATCH)
-    tables = 2 * shape.vocab_size * shape.n_embd
-    kept = shape.n_layer * (30 * shape.n_embd + (shape.n_head * shape.block_size * 4 if shape.dropout else 0))
+def training_memory(arch: str, shape: GPTConfig, device: torch.device, batch_size: int | None = None) -> float:
+    """Bytes that training takes at most: weights, gradient, optimizer, and what is kept for the backward pass.
+
+    batch_size: windows of a batch; None = as many as are measured.
+    """
+    windows = min(batch_size or LARGEST_BATCH // shape.block_size or 1, windows_at_once(device, shape.block_size))
+    tokens, tables = windows * shape.block_size, 2 * shape.vocab_size * shape.n_embd
+    scores = shape.dropout and device.type != "cuda"  # there attention with dropout keeps none
+    kept = shape.n_layer * (30 * shape.n_embd + (shape.n_head * shape.block_size * 4 if scores else 0))
     return 4 * (4 * (matrix_weights(arch, shape) + tables) + tokens * (kept + 3 * shape.vocab_size))
 
 
@@ -338,15 +360,17 @@ def measured(arch: str, shape: GPTConfig, device: str, given: dict[str, Any] | N
 
     Raises MemoryError if it does not fit, whatever was expected.
     """
-    where, settings = torch.device(device), recipe(arch, shape.n_embd, shape.block_size, 1e6, given)
-    windows = min(windows_at_once(where, shape.block_size), max(1, LARGEST_BATCH // shape.block_size))
+    where, given = torch.device(device), given or {}
+    settings = recipe(arch, shape.n_embd, shape.block_size, 1e6, given)
+    batch_size = given.get("batch_size", max(1, LARGEST_BATCH // shape.block_size))
+    windows = min(windows_at_once(where, shape.block_size), batch_size)
     try:
         with torch.random.fork_rng([]):  # what is drawn later must not depend on how many candidates there were
             model = MODELS[arch](shape).to(where).train()
             speed_up(model, where)
             optimizer = make_optimizer(model, from_dict(TrainConfig, settings))
             ids = torch.zeros((windows, shape.block_size), dtype=torch.long, device=where)
-            seconds = [_a_step(model, optimizer, ids) for _ in range(3)][1:]
+            seconds = [_a_step(model, optimizer, ids, given.get("dtype", "auto")) for _ in range(3)][1:]
     except RuntimeError as error:
         if out_of_memory(error):
             raise MemoryError(f"{shape.n_layer} blocks of {shape.n_embd} channels do not fit into memory") from error
@@ -354,18 +378,17 @@ def measured(arch: str, shape: GPTConfig, device: str, given: dict[str, Any] | N
     return Speed(min(passes for passes, _ in seconds) / ids.numel(), min(step for _, step in seconds))
 
 
-def _a_step(model: GPT, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> tuple[float, float]:
+def _a_step(model: GPT, optimizer: torch.optim.Optimizer, ids: torch.Tensor, dtype: str) -> tuple[float, float]:
     """Seconds of forward and backward, and of the optimizer."""
     started = time.perf_counter()
-    with autocast_on(ids.device):
+    with autocast_on(ids.device, dtype):
         _, loss = model(ids, ids)
     loss.backward()
     loss.item()
     passed = time.perf_counter()
     optimizer.step()
     optimizer.zero_grad()
-    if ids.device.type == "cuda":
-        torch.cuda.synchronize()
+    wait_for(ids.device)
     return passed - started, time.perf_counter() - passed
 
 

@@ -18,7 +18,7 @@ WHOLE = {  # what is one thing with all that it calls
     "aten::_foreach_norm": "clipping, and a look at every number",
 }
 KINDS = {  # what an operation's name contains -> what it is for; the first that fits
-    "scaled_dot_product": "attention",
+    "attention": "attention",
     "softmax": "softmax and loss",
     "nll_loss": "softmax and loss",
     "norm": "norms",

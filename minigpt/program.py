@@ -22,8 +22,8 @@ from typing import Any, TextIO, get_args, get_type_hints
 
 import click
 
-from .config import RECIPES, shown
-from .cores import others_compute
+from .config import shown
+from .cores import others_computing
 from .files import without_controls
 from .signals import end_undisturbed, quit_in_order
 
@@ -36,7 +36,17 @@ SETTINGS: Any = {
 }
 
 
-_started = time.perf_counter()  # nearly: the interpreter took some hundredths of a second before
+def _age() -> float:
+    """Seconds since this process began, torch's import included, where the system tells (Linux); else 0."""
+    try:
+        after_boot = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - after_boot
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+    return age if 0 <= age < 60 else 0.0  # some containers tell of another boot
+
+
+_started = time.perf_counter() - _age()
 
 
 def running_s() -> float:
@@ -46,6 +56,9 @@ def running_s() -> float:
 
 def peak_memory() -> int:
     """The most bytes of memory that this process has had; 0 where the system does not tell."""
+    with suppress(OSError, StopIteration):  # Linux; ru_maxrss begins there with what the parent held
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
     try:
         import resource
     except ImportError:  # Windows
@@ -65,10 +78,10 @@ def say(message: str) -> None:
 # ---- flags from fields -------------------------------------------------------------------------------------------------
 
 
-def flags(*configs: type, leave_out: Sequence[str] = (), by_size: bool = False, **defaults: Any) -> Callable[[Any], Any]:
+def flags(*configs: type, leave_out: Sequence[str] = (), **defaults: Any) -> Callable[[Any], Any]:
     """Give a command a flag for each field of the configs. A flag that was not given arrives as None.
 
-    defaults: what the command takes then, where that is not the default of the field.
+    defaults: what the command takes then, or in words what decides, where that is not the default of the field.
     """
 
     def add(command: Any) -> Any:
@@ -76,20 +89,18 @@ def flags(*configs: type, leave_out: Sequence[str] = (), by_size: bool = False, 
             hints = get_type_hints(config)
             for f in reversed(fields(config)):
                 if f.name not in leave_out:
-                    _flag(f, hints[f.name], by_size, defaults.get(f.name, f.default))(command)
+                    _flag(f, hints[f.name], defaults.get(f.name, f.default))(command)
         return command
 
     return add
 
 
-def _flag(f: Any, hint: Any, by_size: bool, default: Any) -> Callable[[Any], Any]:
+def _flag(f: Any, hint: Any, default: Any) -> Callable[[Any], Any]:
     about, kind = f.metadata, (get_args(hint) or (hint,))[0]
     text = about["help"]
     if about["choices"]:
         text += f": {', '.join(about['choices'])}"
-    if by_size and any(f.name in recipe for recipe in RECIPES.values()):
-        text += "  [default: by size]"
-    elif default is not None:
+    if default is not None:
         text += f"  [default: {default}]"
     envvar = "MINIGPT_MAX_ITERS" if f.name == "max_iters" else None
     metavar = {int: "N", float: "X", str: "TEXT"}[kind]
@@ -168,8 +179,10 @@ def compile_first(device: str = "cpu") -> None:
 
     if device == "cpu" and needs_compiling():
         say("Compiling what computes, for this processor; that takes some seconds, once.")
-        with suppress(NoCompiler):
+        try:
             library()
+        except NoCompiler as error:
+            say(f"It will be slower: {error}.")
 
 
 def training_device(name: str) -> str:
@@ -234,7 +247,7 @@ def run(command: Any, arguments: Sequence[str] | None = None) -> None:
                 )  # a file gets what a model wrote, wherever it runs
     if not isinstance(sys.stderr, Messages):
         sys.stderr = Messages(sys.stderr)
-    if others_compute():
+    if others_computing():
         # Let torch's threads wait for each other 1000 turns, not 300,000: the ones that wait would take the time of those
         # that are waited for. Read when torch is loaded; docs/decisions.md has figures.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -112,11 +112,12 @@ def _leave_the_top(probs: np.ndarray, top_p: float) -> None:
     """Set probabilities (V,) to 0 where the likelier ones reach top_p without them.
 
     Those below (1 - top_p) / V hold less than 1 - top_p together, so they are never needed, and only the others are sorted.
+    Of equal ones the last are taken first, as transformers does.
     """
     unlikely = probs < (1 - top_p) / len(probs)
     probs[unlikely] = 0
     candidates = np.flatnonzero(~unlikely)
-    order = candidates[np.argsort(-probs[candidates], kind="stable")]
+    order = candidates[np.argsort(probs[candidates], kind="stable")[::-1]]
     before = np.cumsum(probs[order]) - probs[order]  # what the likelier ones hold together
     probs[order[before >= top_p]] = 0
 

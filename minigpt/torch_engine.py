@@ -13,6 +13,8 @@ import torch
 
 from .bigram import LanguageModel
 
+AT_ONCE = 256  # tokens of a prompt
+
 
 class TorchReader:
     """A LanguageModel that reads on, in `rows` texts side by side. Leaves it in the mode, training or not, of before."""
@@ -23,6 +25,7 @@ class TorchReader:
         self.device = next(model.parameters()).device
         self.make_cache = getattr(model, "make_cache", None) if use_cache else None
         self.reads_on = self.make_cache is not None and getattr(model, "reads_on", False)
+        self.cache: Any = self.make_cache(rows) if self.make_cache else None
         self.forget()
 
     def reader(self) -> "TorchReader":
@@ -30,7 +33,8 @@ class TorchReader:
         return TorchReader(self.model, self.use_cache)
 
     def forget(self) -> None:
-        self.cache: Any = self.make_cache(self.rows) if self.make_cache else None
+        for layer in self.cache or ():  # it has room for any text
+            layer.length = 0
         self.tokens: list[list[int]] = [[]] * self.rows
 
     @property
@@ -65,7 +69,11 @@ class TorchReader:
         try:
             if training:
                 self.model.eval()
-            logits, _ = self.model(idx, cache=self.cache) if self.cache else self.model(idx)  # (rows, T, V)
+            if self.cache:
+                for part in idx.split(AT_ONCE, 1):  # a score for every token of a long prompt would take gigabytes
+                    logits, _ = self.model(part, cache=self.cache)  # (rows, T, V)
+            else:
+                logits, _ = self.model(idx)
         finally:
             if training:
                 self.model.train()

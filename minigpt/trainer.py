@@ -24,7 +24,7 @@ from .clock import Clock
 from .compiling import compiled
 from .config import TrainConfig
 from .fused import all_finite
-from .machine import flops_per_token, peak_flops
+from .machine import flops_per_token, peak_flops, wait_for
 from .optim import learning_rate, make_optimizer
 from .signals import interruptible
 from .speed import speed_up
@@ -131,7 +131,8 @@ def train(
     clock = Clock(state.seconds)
     speed_up(model, device)
     autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
-    peak, flops = peak_flops(device), flops_per_token(model, model.block_size)
+    peak = peak_flops(device, in_bfloat16(device, config.dtype))
+    flops = flops_per_token(model, model.block_size)
     clock.evaluation_s = state.evaluation_s
 
     if state.begins_with_evaluation:
@@ -147,7 +148,7 @@ def train(
         clock.lap("rest")
     while state.step < state.ends_at(config) and not (0 < config.patience <= state.evaluations_since_best):
         model.train()
-        lr = learning_rate(state.step, replace(config, max_iters=state.ends_at(config)))
+        lr = learning_rate(state.step, _until(state.ends_at(config), config))
         while True:
             try:
                 loss_sum, tokens = _gradient(learner, batches, state.step, config, at_once, autocast, clock)
@@ -195,6 +196,13 @@ def train(
             state.evaluation_s = clock.evaluation_s if config.minutes else 0.0
 
 
+def _until(last_step: int, config: TrainConfig) -> TrainConfig:
+    """The config of a training that ends with this step. One that follows the clock may end within what was its warm-up."""
+    assert config.warmup_iters is not None
+    warmup = min(config.warmup_iters, last_step // 10) if config.minutes else config.warmup_iters
+    return replace(config, max_iters=last_step, warmup_iters=warmup)
+
+
 def _metrics(
     state: TrainState,
     config: TrainConfig,
@@ -234,8 +242,7 @@ def _gradient(
             (loss * share).backward()
             mean += loss.detach() * share
         tokens += targets.numel()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # else its time would be told as that of whoever waits for it next
+        wait_for(device)  # else its time would be told as that of whoever waits for it next
         clock.lap("model")
     return mean, tokens
 
@@ -349,6 +356,12 @@ def _seed_dropout(device: torch.device, seed: int, number: int) -> None:
 
 
 def autocast_on(device: torch.device, dtype: str = "auto") -> contextlib.AbstractContextManager:
-    """bfloat16 arithmetic where the device is made for it, or where it was asked for."""
-    wanted = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+    """Arithmetic in bfloat16, if it is that; see in_bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16) if in_bfloat16(device, dtype) else contextlib.nullcontext()
+
+
+def in_bfloat16(device: torch.device, dtype: str = "auto") -> bool:
+    """True if that was asked for, or auto and the device is made for it: a GPU of NVIDIA since Ampere, or of AMD."""
+    if dtype != "auto" or device.type != "cuda":
+        return dtype == "bfloat16"
+    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)

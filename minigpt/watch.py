@@ -12,13 +12,15 @@ from statistics import mean, stdev
 from .trainer import SPIKE, Metrics
 
 LOOK_BACK = 20  # steps whose losses are averaged: the loss of one batch says little
+SLOWER = 0.8  # of the steps that seemed to fit: told
 IMPRECISE = 0.02  # nats/token: a standard error above it hides what a better setting gains
 
 
 class Watch:
-    """Reads metrics as they come and says each thing once."""
+    """Reads metrics as they come and says each thing once. learning_rate: the peak that was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, learning_rate: float = 0.0) -> None:
+        self.learning_rate = learning_rate
         self.said: set[str] = set()
         self.losses: deque[float] = deque(maxlen=LOOK_BACK)
         self.lowest = float("inf")  # mean of LOOK_BACK losses, and when it was reached
@@ -26,6 +28,7 @@ class Watch:
         self.start: float | None = None  # loss of the untrained model
         self.best: Metrics | None = None  # the evaluation with the lowest validation loss
         self.worse: list[float] = []  # validation losses since then
+        self.fitting = 0  # steps that seemed to fit into the time, when the speed was known
 
     def remember(self, evaluations: Iterable[Metrics]) -> None:
         """Evaluations of earlier sessions: what was to be said of them was said then."""
@@ -45,6 +48,13 @@ class Watch:
             )
         if metrics.val_loss is not None:
             found |= self._evaluations(metrics)
+        if metrics.step >= LOOK_BACK:
+            self.fitting = self.fitting or metrics.last_step
+            if metrics.last_step < SLOWER * self.fitting:
+                found["slower"] = (
+                    f"This machine has become slower: about {metrics.last_step:,} steps will fit into the time, not "
+                    f"{self.fitting:,}."
+                )
         new = [sentence for kind, sentence in found.items() if kind not in self.said]
         self.said |= found.keys()
         return new
@@ -57,7 +67,7 @@ class Watch:
         now, spread = mean(self.losses), stdev(self.losses)
         if now < self.lowest:
             self.lowest, self.lowest_step = now, metrics.step
-        rate = f"--learning-rate {metrics.lr / 3:.1g}" if metrics.lr else "a lower learning rate"
+        rate = f"--learning-rate {self.learning_rate / 3:.1g}" if self.learning_rate else "a lower learning rate"
         if self.start is not None and now > self.start + 0.1:
             return {
                 "rate": f"The learning rate is too high: after {metrics.step:,} steps the loss ({now:.2f}) is above that of "

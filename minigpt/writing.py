@@ -36,12 +36,15 @@ class Text:
     ) -> None:
         """stop: the text ends before the first of these. stop_ids: it ends before such a token. logprobs: keep them.
 
-        Raises ValueError for an empty stop string.
+        Raises ValueError for an empty stop string, and for an id that is no token.
         """
         stop = (stop,) if isinstance(stop, str) else stop
         if not all(stop):
             raise ValueError("a stop string needs a text, not an empty one")
-        self.stop, self.stop_ids, self.keeps_logprobs = tuple(stop), frozenset(stop_ids), logprobs
+        stop_ids = frozenset(stop_ids)
+        if strange := [number for number in stop_ids if not 0 <= number < tokenizer.vocab_size]:
+            raise ValueError(f"there is no token {strange[0]} to stop at; this model has 0 to {tokenizer.vocab_size - 1}")
+        self.stop, self.stop_ids, self.keeps_logprobs = tuple(stop), stop_ids, logprobs
         self.pieces: list[Piece] = []  # that are certain
         self.ended = ""  # later "length" or "stop",
         self.stopped_by = ""  # and by which stop string

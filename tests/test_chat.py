@@ -31,6 +31,15 @@ def test_the_model_goes_on_from_all_that_was_written(chat):
     assert chat.text == say(chat, "/text") == f"abc{first}def{second}"
 
 
+def test_a_failure_leaves_the_text_as_it_was(chat):
+    say(chat, "abc")
+    before = chat.text
+    chat.model.lm_head.weight.data[:] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        say(chat, "d")
+    assert chat.text == before
+
+
 def test_retry_writes_another_answer_to_the_same_and_edit_to_something_else(chat):
     say(chat, "abc")
     first = say(chat, "d")

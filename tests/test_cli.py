@@ -78,15 +78,19 @@ def test_help_names_every_command(run_cli):
     assert {"train", "generate", "eval", "info"} <= set(re.findall(r"^  (\w+)", result.out, re.MULTILINE))
 
 
-@pytest.mark.parametrize("command", ["train", "generate"])
+@pytest.mark.parametrize("command", ["train", "plan", "generate"])
 def test_every_field_has_a_flag_whose_help_tells_meaning_and_default(run_cli, command):
+    told_of = {"train": TRAIN_FIELDS, "plan": [f for f in TRAIN_FIELDS if f.name not in ("minutes", "max_iters")]}
+    taken = with_muon(RECIPES["laptop"], 128) if command in told_of else {}
     help_text = " ".join(run_cli(command, "--help").out.split())
     flags = {option.name: option for option in cli.commands[command].params}
-    for f in TRAIN_FIELDS if command == "train" else fields(SampleConfig):
+    for f in told_of.get(command, fields(SampleConfig)):
         assert flags[f.name].opts == [f"--{f.name.replace('_', '-')}"]
         told = re.search(rf"{flags[f.name].opts[0]} (?:N|X|TEXT) (.*?)(?= --[a-z]|$)", help_text)[1]
         assert f.metadata["help"] in told
         assert "[default: " in told or "derived: " in told
+        if taken.get(f.name, f.default) != f.default:  # no number is told that a run would not get
+            assert f"[default: {f.default}]" not in told
         for choice in f.metadata["choices"]:
             assert choice in told
 
@@ -666,11 +670,13 @@ def test_more_minutes_make_a_run_go_on(run_cli, tmp_path, text_file, begins_now)
 
 
 def test_a_plan_is_told_without_training(run_cli, tmp_path, text_file, begins_now):
-    result = run_cli("plan", "my.txt", "--minutes", 2, "--device", "cpu", "--n-layer", 1, "--n-embd", 16)
+    flags = ["--n-layer", 1, "--n-embd", 16, "--batch-size", 3, "--seed", 5]
+    result = run_cli("plan", "my.txt", "--minutes", 2, "--device", "cpu", *flags)
     assert result.code == 0
     assert "1 blocks of 16 channels" in result.err
+    assert re.search(r"steps of 3 x \d+", result.err)
     command = result.err.splitlines()[-1].strip()
-    assert command == "minigpt train my.txt --minutes 2 --device cpu --n-layer 1 --n-embd 16"
+    assert command == "minigpt train my.txt --minutes 2 --device cpu --n-layer 1 --n-embd 16 --batch-size 3 --seed 5"
     assert not (tmp_path / "runs").exists()
 
 
@@ -691,8 +697,23 @@ def test_minutes_and_steps_do_not_both_say_when_to_end(run_cli, text_file, begin
     assert run_cli("train", "--resume", "--out", "run", "--max-iters", 10, "--minutes", 0).code == 0
 
 
+def test_what_takes_minutes_to_begin_is_refused_for_less(run_cli, text_file):
+    result = run_cli("train", "my.txt", "--minutes", 2, "--compile", "on")
+    assert result.code == 2
+    assert "compile is for 10 minutes and more" in result.err
+
+
+def test_a_run_that_goes_on_keeps_its_optimizer(run_cli, text_file):
+    assert run_cli("train", "my.txt", "--out", "run", *TINY).code == 0
+    result = run_cli("train", "--resume", "--out", "run", "--optimizer", "adamw")
+    assert result.code == 2
+    assert "optimizer is muon in run and cannot become adamw; start a new run for that" in result.err
+
+
 @pytest.mark.parametrize(("args", "words"), [(["--minutes", 0], "above 0"), (["--minutes", -1], "above 0"), ([], "Missing"),
                                              (["--minutes", 1, "--n-layer", 0], "n_layer is 0"),
+                                             (["--minutes", "inf"], "minutes is inf; it must be a number from 0 to"),
+                                             (["--minutes", 1, "--compile", "on"], "compile is for 10 minutes and more"),
                                              (["--minutes", 1, "--arch", "bigram"], "modern or gpt")])  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(run_cli, text_file, args, words):
     result = run_cli("plan", "my.txt", *args)

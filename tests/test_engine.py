@@ -1,10 +1,11 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from conftest import awake, side_by_side
 
-from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, ModernGPT, SampleConfig
+from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, ModernGPT, SampleConfig, torch_engine
 from minigpt.engine import generate, steps, window_start
 from minigpt.torch_engine import TorchReader
 
@@ -113,3 +114,18 @@ def test_many_texts_at_once_are_what_each_is_alone():
     prompts = [[1], [2, 3, 4], list(range(9)) * 2]
     alone = [list(generate(model, prompt, config, 4 + i)) for i, prompt in enumerate(prompts)]
     assert side_by_side(model, prompts, config, first_sample=4) == alone
+
+
+def test_a_long_prompt_is_read_in_parts_and_beginning_anew_takes_no_new_memory(monkeypatch):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(11, block_size=16, n_layer=2, n_head=2, n_embd=16))
+    prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0]
+    whole = TorchReader(model).read(prompt)
+    monkeypatch.setattr(torch_engine, "AT_ONCE", 4)
+    reader = TorchReader(model)
+    keys = reader.cache[0].keys.data_ptr()
+    for _ in range(2):
+        np.testing.assert_allclose(reader.read(prompt), whole, atol=1e-5)
+        assert reader.length == len(prompt)
+        reader.forget()
+    assert (reader.length, reader.cache[0].keys.data_ptr()) == (0, keys)

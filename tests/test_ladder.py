@@ -328,6 +328,11 @@ def test_a_comparison_takes_the_losses_of_the_climb(run_cli, text_file, tmp_path
     result = run_cli("ladder", "my.txt", "--diff", "2", "3")
     assert "val loss    " + " -> ".join(losses) in result.out
     assert "training now" not in result.err
+    assert "training now" in run_cli("ladder", "my.txt", "--diff", "2", "3", "--budget", 2).err
+    (tmp_path / "other.txt").write_text("0123456789\n" * 300)
+    result = run_cli("ladder", "other.txt", "--diff", "2", "3")
+    assert "training now" in result.err
+    assert losses[0] not in result.out
 
 
 # ---- the lecture -------------------------------------------------------------------------------------------------------

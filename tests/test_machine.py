@@ -26,7 +26,8 @@ def test_the_peak_of_a_processor_is_measured_and_not_lower_than_a_product_reache
                                             ("NVIDIA GeForce RTX 3090 Ti", None), ("NVIDIA GH200 480GB", None)])  # fmt: skip
 def test_a_gpu_has_the_peak_of_its_data_sheet_or_none(name, peak, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
-    assert peak_flops(torch.device("cuda")) == peak
+    assert peak_flops(torch.device("cuda"), in_bfloat16=True) == peak
+    assert peak_flops(torch.device("cuda")) is None  # of float32 nobody says so here
     assert peak_flops(torch.device("mps")) is None
     assert all(peak > 1e13 for peak in GPU_PEAKS.values())
 

@@ -1,4 +1,5 @@
 import itertools
+import os
 import shlex
 import subprocess
 import sys
@@ -283,8 +284,16 @@ def test_without_a_compiler_it_says_so(new_home, monkeypatch, cc):
 )
 def test_a_compiler_that_fails_is_no_compiler(new_home, monkeypatch, tmp_path, script):
     monkeypatch.setenv("CC", compiler(tmp_path / "cc", script))
+    assert native_engine.needs_compiling()
     with pytest.raises(NoCompiler, match="cc"):
         native_engine.library()
+    monkeypatch.setattr(native_engine, "_compile", lambda *_: pytest.fail("compiled again"))
+    with pytest.raises(NoCompiler, match="cc could not compile"):  # for a day that is remembered
+        native_engine.library()
+    assert not native_engine.needs_compiling()
+    (failure,) = new_home.glob("*.failed")
+    os.utime(failure, (0, 0))
+    assert native_engine.needs_compiling()
 
 
 def test_a_compiler_without_openmp_will_do(new_home, monkeypatch, tmp_path):

@@ -39,7 +39,7 @@ def runs(trained, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     """Nobody else computes, and there are two processors."""
-    monkeypatch.setattr(opening, "others_compute", lambda: False)
+    monkeypatch.setattr(opening, "others_computing", lambda: 0)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
 
@@ -71,11 +71,15 @@ def test_what_is_chosen_is_told(runs, compiler):
     assert (opened.model.int8, opened.engine) == (True, "native, int8, 1 thread")
 
 
-def test_on_a_busy_machine_one_thread_is_used(run, monkeypatch, compiler):
+@pytest.mark.parametrize(
+    ("there", "others", "threads"), [(2, 0, 2), (2, 1, 1), (2, 9, 1), (6, 1, 5), (16, 1, 8), (16, 0, 8)]
+)
+def test_as_many_threads_are_used_as_processors_are_free(run, monkeypatch, compiler, there, others, threads):
+    for module in (opening, native_engine):
+        monkeypatch.setattr(module, "cores", lambda: there)
     monkeypatch.setattr(native_engine, "SMALL", 0)
-    assert open_run(run).engine == "native, float32, 2 threads"
-    monkeypatch.setattr(opening, "others_compute", lambda: True)
-    assert open_run(run).engine == "native, float32, 1 thread"
+    monkeypatch.setattr(opening, "others_computing", lambda: others)
+    assert open_run(run).engine == f"native, float32, {threads} thread{'s' * (threads > 1)}"
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -164,6 +168,11 @@ def test_one_line_is_enough(runs):
     assert loaded.generate("the ", max_new_tokens=20, seed=3, stop=[text[5]]) == text[: text.index(text[5])]
     with pytest.raises(ValueError, match="temperature is -1"):
         loaded.generate(temperature=-1)
+    with pytest.raises(ValueError, match="there is no token 999 to stop at; this model has 0 to"):
+        loaded.generate(stop_ids=[999])
+    block_size = loaded.model.block_size
+    with pytest.warns(UserWarning, match=rf"the prompt has {2 * block_size} tokens; the model reads the last {block_size}"):
+        loaded.generate("th" * block_size, max_new_tokens=1)
 
 
 @pytest.mark.parametrize("beside", [0, 1 << 25])

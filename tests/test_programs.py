@@ -147,12 +147,29 @@ def test_as_many_processors_are_used_as_there_are_or_as_was_said(monkeypatch, as
 
 @pytest.mark.parametrize(
     ("loadavg", "own", "busy"),
-    [("0.1 0.2 0.3 1/79 1504", "R", False), ("0.1 0.2 0.3 3/79 1504", "RS", True), ("0.1 0.2 0.3 3/79 1504", "RRR", False),
-     ("?", "R", False)],
+    [("0.1 0.2 0.3 1/79 1504", "R", 0), ("0.1 0.2 0.3 3/79 1504", "RS", 2), ("0.1 0.2 0.3 3/79 1504", "RRR", 0),
+     ("0.1 0.2 0.3 1/79 1504", "RR", 0), ("?", "R", 0)],
 )  # fmt: skip
 def test_other_programs_that_compute_are_noticed(monkeypatch, loadavg, own, busy):
     """The fourth figure counts what runs now, the threads of this program among it."""
     monkeypatch.setattr(cores, "glob", lambda _: [f"/proc/self/task/{state}" for state in own])
     read = lambda path: loadavg if path.name == "loadavg" else f"1 (a) b) {path.parent.name} 0"  # noqa: E731
     monkeypatch.setattr(cores.Path, "read_text", read)
-    assert cores.others_compute() is busy
+    assert cores.others_computing() == busy
+
+
+@pytest.mark.parametrize(("quota", "share"), [("max 100000", None), ("150000 100000", 2), ("20000 100000", 1), ("?", None)])
+def test_a_container_may_have_fewer_processors_than_the_machine(monkeypatch, tmp_path, quota, share):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cores, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(32), raising=False)
+    assert cores.cores() == 32  # no such file
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert cores.cores() == (share or 32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell when a process began")
+def test_a_program_began_with_its_process_and_not_with_this_module():
+    code = "import time; time.sleep(0.5); from minigpt.program import running_s; print(running_s())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0.5 <= float(told) < 60

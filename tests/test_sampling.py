@@ -36,6 +36,16 @@ def test_top_p_takes_the_fewest_that_reach_p():
     assert kept == [1, 2, 3, 4, 4]
 
 
+def test_of_equal_scores_top_p_keeps_those_that_transformers_keeps():
+    import transformers
+
+    for logits, top_p in (([0, 0, 0, 0], 0.5), ([1, 0, 0, 1, 0], 0.8), ([0] * 7, 0.3)):
+        warper = transformers.TopPLogitsWarper(top_p)
+        theirs = warper(torch.empty(0), torch.tensor([logits], dtype=torch.float32))[0].isfinite().nonzero()[:, 0].tolist()
+        ours = probabilities(np.array(logits, np.float32), SampleConfig(top_p=top_p)).nonzero()[0].tolist()
+        assert ours == theirs
+
+
 ORDER = {"repetition_penalty": "RepetitionPenaltyLogitsProcessor", "temperature": "TemperatureLogitsWarper",
          "top_k": "TopKLogitsWarper", "top_p": "TopPLogitsWarper", "min_p": "MinPLogitsWarper"}  # fmt: skip
 SETTINGS = [
@@ -142,7 +152,7 @@ def test_top_p_leaves_the_same_whether_all_are_sorted_or_only_those_that_can_mat
     for scale, top_p in ((0.1, 0.9), (1, 0.5), (3, 0.99), (6, 0.2), (0, 0.7)):
         logits = rng.normal(size=2000) * scale
         probs = probabilities(logits, SampleConfig())
-        order = np.argsort(-probs, kind="stable")
+        order = np.argsort(probs, kind="stable")[::-1]
         kept = order[np.cumsum(probs[order]) - probs[order] < top_p]
         assert set(np.flatnonzero(probabilities(logits, SampleConfig(top_p=top_p)))) == set(kept)
 

@@ -232,6 +232,27 @@ def test_a_training_ends_with_its_time_and_the_fall_of_its_learning_rate(data):
     assert last.seconds < 30  # of a machine that is busy with other things
 
 
+def test_a_training_that_ends_within_its_warm_up_has_less_of_it(data):
+    settings = dict(max_iters=1000, warmup_iters=100, learning_rate=1e-2, min_lr=0.0, schedule="linear")
+    state = TrainState.new(model := make_model(), TrainConfig())
+    state.seconds = 3600.0  # of a minute: it ends as soon as the speed is known
+    rates = [m.lr for m in run(data, model, state, minutes=1, eval_interval=10**6, **settings)[1:]]
+    assert len(rates) < 50
+    assert rates[-1] < 0.3 * 1e-2
+    fixed = run(data, make_model(), **settings | dict(max_iters=50, warmup_iters=100))
+    assert fixed[-1].lr == pytest.approx(1e-2 * 50 / 101)  # without minutes, as it was asked for
+
+
+def test_where_bfloat16_is_only_imitated_auto_is_float32(monkeypatch):
+    gpu = torch.device("cuda", 1)
+    for capability, wanted in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it if device == gpu else None)
+        assert trainer.in_bfloat16(gpu) is wanted
+    assert trainer.in_bfloat16(gpu, "bfloat16")
+    assert not trainer.in_bfloat16(gpu, "float32")
+    assert not trainer.in_bfloat16(torch.device("cpu"))
+
+
 def test_a_training_of_some_minutes_that_goes_on_knows_what_an_evaluation_takes(data):
     for minutes in (0, 0.5):
         state = TrainState.new(model := make_model(), TrainConfig())

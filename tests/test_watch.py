@@ -5,7 +5,7 @@ from minigpt.watch import LOOK_BACK, Watch
 
 
 def said(*told: Metrics) -> list[str]:
-    watch = Watch()
+    watch = Watch(0.03)
     return [sentence for metrics in told for sentence in watch.see(metrics)]
 
 
@@ -79,6 +79,17 @@ def test_a_validation_part_that_is_too_small_is_told_with_its_standard_error():
     assert "± 0.03" in sentence
     (sentence,) = said(START, look(100, 2.0, 2.0, error=None), look(200, 1.9, 1.9, error=None))
     assert "nobody knows how precise its loss is" in sentence
+
+
+def test_the_rate_to_try_is_a_third_of_the_peak_however_low_it_is_now():
+    (sentence,) = said(START, *steps([2.0] * 40), *steps([2.5] * 40, 41, lr=0.001))
+    assert "--learning-rate 0.01" in sentence
+
+
+def test_a_machine_that_becomes_slower_is_told_once():
+    fits = [(5, 200), (20, 1000), (30, 950), (40, 700), (50, 600)]  # at step 5 its speed was not known yet
+    (sentence,) = said(*(Metrics(step, last, 0.0, 2.0, 0.03, 1.0) for step, last in fits))
+    assert sentence == "This machine has become slower: about 700 steps will fit into the time, not 1,000."
 
 
 def test_a_spike_is_told_once_with_what_leaves_it_out():

@@ -20,7 +20,16 @@ ARCHITECTURES = {"modern": "qwen3", "gpt": "gpt2", "bigram": "minigpt-bigram"}  
 RECIPE_LINES = [
     f"  {name:<8} " + " ".join(f"{key}={value}" for key, value in recipe.items()) for name, recipe in RECIPES.items()
 ]
-MUON_LINE = "\nWith Muon: learning_rate 2.56 / n_embd, in a straight line to zero, no warm-up, beta1 0.85."
+MUON_LINE = (
+    "\nWith Muon, which --arch modern takes, instead: learning_rate 2.56 / n_embd, in a straight line to zero, no warm-up, "
+    "beta1 0.85."
+)
+LONG = 10  # minutes
+# What decides over a flag that is not given, where no number can be told.
+BY_ARCH = dict.fromkeys(with_muon({}, 1), "by arch")
+BY_SIZE = dict.fromkeys((name for recipe in RECIPES.values() for name in recipe), "by size")
+BY_PLAN = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "dropout", "batch_size", "learning_rate", "min_lr",
+                         "warmup_iters", "eval_interval", "eval_tokens"), "by plan")  # fmt: skip
 
 
 def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | None) -> dict[str, Any]:
@@ -61,7 +70,7 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
 @click.option(
     "--size",
     metavar="NAME",
-    help=f"recipe for a gpt: auto, {', '.join(SIZES)}; auto = laptop (with --arch gpt small), on a GPU lecture, with "
+    help=f"recipe for a gpt: auto, {', '.join(SIZES)}; auto = laptop (with --arch gpt small), on CUDA lecture, with "
     "--minutes what the plan chooses  [default: auto]",
 )
 @click.option("--device", metavar="NAME", help=f"{DEVICE}  [default: auto]")
@@ -76,7 +85,7 @@ def _read_toml(context: click.Context, parameter: click.Parameter, path: Path | 
 @click.option(
     "--profile", is_flag=True, default=None, help="record ten steps: a table of where their time went, and trace.json"
 )
-@flags(GPTConfig, TrainConfig, DataConfig, leave_out=["vocab_size"], by_size=True)
+@flags(GPTConfig, TrainConfig, DataConfig, leave_out=["vocab_size"], **BY_ARCH | BY_SIZE)
 def train(config_file: dict[str, Any], **flags: Any) -> None:
     """Train a model on TEXT: files, folders (every *.txt in them), or - for standard input.
 
@@ -131,7 +140,7 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
 
     device = training_device(given.get("device", "auto"))
     if size == "auto" and not planned:
-        size = _usual(arch) if device == "cpu" else "lecture"
+        size = "lecture" if device.startswith("cuda") else _usual(arch)
     with usage():
         if planned:
             data_config = from_dict(DataConfig, given)
@@ -184,6 +193,7 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, pro
         **dict.fromkeys(("n_layer", "n_head", "n_embd", "dropout")),  # what a bigram has not
         **sizes(config_file, config_file["model_type"]),
         **{name: about["text"][name] for name in ("tokenizer", "encoding", "val_fraction")},
+        "optimizer": about["train"]["optimizer"],  # what it keeps is of no use to another
     }
     if other_text:
         del fixed["encoding"]
@@ -277,7 +287,7 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
 @click.option("--minutes", type=float, required=True, metavar="N", help="the time that there is, from start to saved model")
 @click.option("--arch", default="modern", metavar="NAME", help="architecture: modern, gpt  [default: modern]")
 @click.option("--device", default="auto", metavar="NAME", help=f"{DEVICE}  [default: auto]")
-@flags(GPTConfig, DataConfig, leave_out=["vocab_size"])
+@flags(GPTConfig, TrainConfig, DataConfig, leave_out=["vocab_size", "minutes", "max_iters"], **BY_ARCH | BY_PLAN)
 def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags: Any) -> None:
     """Say what `minigpt train TEXT --minutes N` would train, without training it.
 
@@ -294,8 +304,9 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
         with faults:
             if not minutes > 0:
                 raise ValueError(f"minutes is {minutes:g}; it must be above 0")
+            _one_end(given | {"minutes": minutes})
         with faults:
-            _check_values(arch, "auto", given, planned=True)
+            _check_values(arch, "auto", given | {"minutes": max(minutes, 0)}, planned=True)
         faults.tell()
 
     from ..card import argument
@@ -346,6 +357,8 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
 def _one_end(given: dict[str, Any]) -> None:
     if given.get("minutes") and "max_iters" in given:
         raise ValueError("minutes and max_iters both say when to end; leave one of them out, or add --minutes 0")
+    if given.get("compile") == "on" and isinstance(given.get("minutes"), int | float) and 0 < given["minutes"] < LONG:
+        raise ValueError(f"to compile takes a minute or two, so compile is for {LONG} minutes and more; leave it out")
 
 
 def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) -> None:
@@ -369,7 +382,7 @@ def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) ->
 
 
 def _usual(arch: str) -> str:
-    """The size for a processor."""
+    """The size for a processor, and for a GPU of a laptop."""
     return "laptop" if arch == "modern" else "small"
 
 

@@ -133,8 +133,8 @@ def generate(
     minigpt generate runs/my --num-samples 100 --json > samples.jsonl
 
     The same seed gives the same text on the same machine, alone or among others, and with float32 by any engine; between
-    engines up to rounding, which decides once in a hundred thousand tokens or so. A text may be longer than the context: the
-    model looks back on the last block_size tokens.
+    engines, and for others by torch, up to rounding, which decides once in a hundred thousand tokens or so. A text may be
+    longer than the context: the model looks back on the last block_size tokens.
     """
     faults = Faults()
     config = sample_config(faults, flags)
@@ -327,6 +327,9 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
             for piece in talk.answer(in_utf8(input("> "))):
                 print(without_controls(piece), end="", flush=True)
             print()
+            if talk.overflows and not told:
+                told = True
+                say(f"The text is longer than the context: from now on the model looks back on {model.block_size:,} tokens.")
         except EOFError:
             print()
             break
@@ -334,9 +337,6 @@ def chat(run: Path, engine: str, dtype: str, device: str, **flags: Any) -> None:
             print()
         except ValueError as error:
             say(str(error))
-        if talk.overflows and not told:
-            told = True
-            say(f"The text is longer than the model's context: from now on it looks back on {model.block_size:,} tokens.")
 
 
 # ---- novelty -----------------------------------------------------------------------------------------------------------

@@ -195,9 +195,12 @@ def report(corpus: Corpus, steps: int, floor: Sequence[Baseline], results: Seque
     }
 
 
-def read_report(path: Path) -> dict[str, Result]:
-    """The results of a ladder.json by name; none if there is no such file."""
+def read_report(path: Path, text: str = "", steps: int | None = None) -> dict[str, Result]:
+    """The results of a ladder.json by name; none if there is no such file, or one of another text (SHA-256) or budget."""
     if not path.exists():
         return {}
-    rungs = read_json(path).get("rungs", [])
+    known = read_json(path)
+    if (text and known["text"]["sha256"] != text) or (steps and known["recipe"]["steps"] != steps):
+        return {}
+    rungs = known.get("rungs", [])
     return {r["name"]: Result(**{**r, "attempts": [Attempt(**a) for a in r["attempts"]]}) for r in rungs}

@@ -78,12 +78,14 @@ def climb(
 
 
 def diff(corpus: Corpus, a: Rung, b: Rung, out: str, steps: int | None = None, device: str = "cpu") -> None:
-    """Print two rungs side by side, with the losses of the climb in a folder; what was not climbed yet is trained."""
-    results = read_report(Path(out) / "ladder.json")
-    missing = [rung for rung in (a, b) if rung.name not in results]
-    if missing:
-        say(f"{' and '.join(rung.name for rung in missing)} not climbed yet; training now.")
-        results |= {r.name: r for r in climb(corpus, missing, f"{out}-diff", steps, device=device)}
+    """Print two rungs side by side, with the losses of the climb in a folder. If that was one of another text or budget, or
+    had not both, they are trained.
+    """
+    results = read_report(Path(out) / "ladder.json", corpus.sha256, steps)
+    if not {a.name, b.name} <= results.keys():
+        both = {rung.name: rung for rung in (a, b)}
+        say(f"{' and '.join(both)} not climbed yet with this text and budget; training now.")
+        results = {r.name: r for r in climb(corpus, list(both.values()), f"{out}-diff", steps, device=device)}
         print()
     shapes = [shape(rung, corpus.tokenizer.vocab_size) for rung in (a, b)]
     print(compare(a, b, shapes, results, shutil.get_terminal_size((120, 24)).columns))
