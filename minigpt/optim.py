@@ -7,6 +7,7 @@
 Next: fused.py
 """
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -37,11 +38,21 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         {"params": kinds["keep"], "weight_decay": 0.0, "orthogonal": False},
     ]
     betas = (float(config.beta1), float(config.beta2))  # 0 is a value too, and torch wants both of one type
-    optimizer = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    optimizer = Muon if config.optimizer == "muon" else AdamW
     return optimizer([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True)
 
 
-class Muon(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):
+    """torch's, which begins a second sooner: torch wraps these methods so that its compiler leaves them alone, and loads it
+    for that. Nobody compiles them here, so they are taken as they were before they were wrapped.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class Muon(AdamW):
     """AdamW, except that groups marked `orthogonal` take steps whose singular values are all about 1.
 
         m <- β₁ m + (1 - β₁) g,   u = (1 - β₁) g + β₁ m,   W <- W - lr (0.2 √max(rows, columns) orthogonal(u) + λ W)

@@ -81,7 +81,7 @@ def other_start(monkeypatch):
 
 
 def other_epsilon_of_the_optimizer(monkeypatch):
-    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, eps=1e-7))
+    monkeypatch.setattr(optim, "AdamW", partial(optim.AdamW, eps=1e-7))
 
 
 def warm_up_a_step_later(monkeypatch):

@@ -1,10 +1,12 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from minigpt import GPT, BigramLanguageModel, GPTConfig, ModernGPT, TrainConfig
-from minigpt.optim import TURNS, Muon, learning_rate, make_optimizer, orthogonal
+from minigpt.optim import TURNS, AdamW, Muon, learning_rate, make_optimizer, orthogonal
 
 
 def test_only_matrices_decay():
@@ -131,3 +133,35 @@ def test_what_is_not_given_is_derived():
     assert (TrainConfig(max_iters=500).warmup_iters, TrainConfig(max_iters=5000).warmup_iters) == (50, 100)
     assert TrainConfig(learning_rate=0.02).min_lr == 0.002
     assert (TrainConfig(max_iters=500).eval_interval, TrainConfig(max_iters=3).eval_interval) == (50, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_torchs_compiler_is_not_loaded_for_an_optimizer(optimizer):
+    code = f"""
+import sys, torch
+from minigpt import GPT, GPTConfig, TrainConfig
+from minigpt.optim import make_optimizer
+model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8))
+optimizer = make_optimizer(model, TrainConfig(optimizer={optimizer!r}))
+model(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))[1].backward()
+optimizer.step()
+optimizer.zero_grad()
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_adamw_is_torchs():
+    steps = []
+    for kind in (torch.optim.AdamW, AdamW):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(5, 3)
+        optimizer = kind(layer.parameters(), lr=0.1, fused=True)
+        for _ in range(5):
+            layer(torch.randn(4, 5)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert layer.weight.requires_grad
+        steps.append(layer.weight.detach())
+    assert torch.equal(*steps)
