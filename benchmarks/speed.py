@@ -234,7 +234,7 @@ def main() -> None:
             serve(step, size["steps"])
         return
     rows, words = training_rows("0.80 M, 12 x 64, fp32", "small", flags.rounds, flags.nanogpt)
-    more, words_large = training_rows("10.65 M, 64 x 256, dropout 0.2, fp32", "large", 3, flags.nanogpt)
+    more, words_large = training_rows("10.65 M, 64 x 256, dropout 0.2, fp32", "large", 5, flags.nanogpt)
     rows += more
     ascii_text = Path(text).read_text() * 20
     rows.append(encoding_row(f"characters to ids, {len(ascii_text) / 1e6:.0f} M of ASCII", ascii_text, 5))
@@ -249,7 +249,7 @@ Made by `python benchmarks/speed.py --nanogpt PATH`; losses are in [docs/results
 
 {describe(nanogpt=flags.nanogpt)}.
 
-They take turns, {flags.rounds} of {SMALL["steps"]} training steps (the larger model: 3 of one step), each in a process of
+They take turns, {flags.rounds} of {SMALL["steps"]} training steps (the larger model: 5 of one step), each in a process of
 its own. Medians, and the ratio turn by turn, so that a machine whose speed drifts does not matter.
 
 {table(header, rows)}
