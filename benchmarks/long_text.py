@@ -2,7 +2,7 @@
 
 Trains a GPT with rotary positions and one with a table (some minutes each; kept in build/long-text) and lets them read the
 beginning of tiny Shakespeare's validation part without a stop, in the ways there are to go on beyond block_size: what is the
-loss by position? Then one of them writes 100,000 tokens: how fast is each ten thousand, how large the process?
+loss by position? Then one of each kind writes 100,000 tokens: how fast is each ten thousand, how large the process?
 
 Writes a section of docs/results.md and docs/long-text.svg.
 """
@@ -169,7 +169,12 @@ def against_anew(name: str, losses: dict[str, np.ndarray]) -> str:
 
 def main() -> None:
     Path(ROOT / "build").mkdir(exist_ok=True)
-    speeds, memory = paces(native(trained("modern-64")))
+    written = []
+    for name in ("modern-64", "gpt-64"):
+        speeds, memory = paces(native(trained(name)))
+        words = ", ".join(f"{speed:,.0f}" for speed in speeds)
+        written.append([name, words, *(f"{size:.1f} MiB" for size in memory)])
+        print(written[-1], flush=True)
     losses: dict[str, np.ndarray] = {}
     for name in RUNS:
         losses |= measured(name)
@@ -182,6 +187,8 @@ def main() -> None:
     ]  # fmt: skip
     spans = [f"{n:,} to {n + shares:,}" for n in range(0, TOKENS, shares)]
     header = ["model and context, way", *spans, "all", "against anew"]
+    paces_of = f"tokens/s of each {PACE:,} after the first 1,000"
+    columns = ["model and context", paces_of, "memory after 1,000", f"after {WRITTEN + 1000:,}"]
     publish(
         "Long text",
         f"""Made by `python benchmarks/long_text.py`.
@@ -201,9 +208,9 @@ the ideal at block_size times the work. ± is the standard error of the mean dif
 No way gets worse with the length of the text. That halves can be better than anew says how little these models, after a few
 minutes of training, make of the far end of their context (docs/decisions.md has more); a longer training was not measured.
 
-Written by the same model in C (modern-64, float32), tokens a second of each {PACE:,} after the first 1,000:
-{", ".join(f"{speed:,.0f}" for speed in speeds)}. Memory of the process, torch
-and all, after 1,000 tokens {memory[0]:.1f} MiB, after {WRITTEN + 1000:,} {memory[1]:.1f} MiB.
+Written by the same models in C, float32, one after the other in one process; its memory with torch and all:
+
+{table(columns, written)}
 """,
     )
 
