@@ -80,14 +80,18 @@ class Chat:
             yield from self._obey(*line[1:].partition(" ")[::2])
         else:
             self.tokenizer.encode(line)  # an unknown character is refused before anything changes
-            self.turns.append(Turn(line))
-            try:
-                yield from self._write()
-            except ValueError:
-                self.turns.pop()
-                raise
+            yield from self._write([*self.turns, Turn(line)])
 
-    def _write(self) -> Iterator[str]:
+    def _write(self, turns: list[Turn]) -> Iterator[str]:
+        """Go on from these turns, which are the text from now on, unless the model fails."""
+        before, self.turns = self.turns, turns
+        try:
+            yield from self._write_last()
+        except ValueError:
+            self.turns = before
+            raise
+
+    def _write_last(self) -> Iterator[str]:
         turn, sample = self.turns[-1], self.answers
         self.answers += 1
         text = Text(self.tokenizer, self.stop)
@@ -114,12 +118,9 @@ class Chat:
         elif name in ("retry", "edit", "undo") and not self.turns:
             raise ValueError("nothing was written yet")
         elif name in ("retry", "edit"):
-            turn = self.turns[-1]
-            if name == "edit":
-                self.tokenizer.encode(value)
-                turn.yours = value
-            turn.its, turn.stop, turn.ids = "", "", []
-            yield from self._write()
+            yours = value if name == "edit" else self.turns[-1].yours
+            self.tokenizer.encode(yours)
+            yield from self._write([*self.turns[:-1], Turn(yours)])
         elif name == "undo":
             self.turns.pop()
             yield "The last turn is taken back."

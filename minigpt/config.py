@@ -83,7 +83,9 @@ class TrainConfig:
     compile: str = option(
         "off", "torch.compile the model: a slow start, and faster steps on some devices", choices=("off", "on")
     )
-    dtype: str = option("auto", "arithmetic; auto = bfloat16 on CUDA", choices=("auto", "float32", "bfloat16"))
+    dtype: str = option(
+        "auto", "arithmetic; auto = bfloat16 on CUDA GPUs that are made for it", choices=("auto", "float32", "bfloat16")
+    )
     seed: int = option(1337, "fixes weights, batches and dropout", 0, 2**63 - 1)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -213,5 +213,7 @@ def _program() -> str:
     if shutil.which("minigpt"):
         return "minigpt"
     beside = Path(sys.executable).with_name("minigpt.exe" if os.name == "nt" else "minigpt")
-    place = os.path.relpath(beside) if beside.exists() else ""
+    place = ""
+    with suppress(ValueError):  # on another drive of Windows
+        place = os.path.relpath(beside) if beside.exists() else ""
     return place if place and not place.startswith("..") else f"{Path(sys.executable).name} -m minigpt"

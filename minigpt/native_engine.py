@@ -41,7 +41,7 @@ FIRST_PLACES = 64  # that a text has room for at first
 LARGE = 8_000_000  # bytes of weights: above, the caches of the cores do not hold them until the next token
 PIECE = 2**25  # bytes
 MOST_THREADS = 8
-AGAIN_S = 86_400  # after which a compiler that failed is asked again
+AGAIN_S = 3600  # after which a compiler that failed is asked again
 SMALL = 800_000  # bytes of weights: below, a second thread waits longer than it helps
 
 
@@ -81,16 +81,13 @@ class _Model(Structure):
 def library() -> ctypes.CDLL:
     """native.c, compiled: from the cache, or now. Raises NoCompiler."""
     compiler = find_compiler()
-    if failed := _failed(compiler):
-        raise NoCompiler(failed)
     try:
         kept = _kept(compiler)
+        if not kept and (failed := _failed(compiler)):
+            raise OSError(f"{failed} (it is tried again after an hour, or when {_failure(compiler)} is removed)")
         lib = ctypes.CDLL(str(kept)) if kept else _compile(compiler)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        problem = f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}"
-        with suppress(OSError):
-            write_file(_failure(compiler), problem)
-        raise NoCompiler(problem) from None
+        raise NoCompiler(f"{' '.join(compiler)} could not compile {SOURCE.name}: {error}") from None
     lib.panel_size.restype = lib.room.restype = c_long
     return lib
 
@@ -128,7 +125,7 @@ def _failure(compiler: list[str]) -> Path:
 
 def _failed(compiler: list[str]) -> str:
     """What went wrong when it was compiled, if that was lately."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if time.time() - _failure(compiler).stat().st_mtime < AGAIN_S:
             return _failure(compiler).read_text(encoding="utf-8")
     return ""
@@ -164,6 +161,10 @@ def _compile(compiler: list[str]) -> ctypes.CDLL:
                     continue
                 os.replace(made, cache_folder() / f"{_signed(_name(compiler), made)}.so")
                 return lib
+            if done.returncode < 0:
+                raise OSError("it was interrupted")
+    with suppress(OSError):
+        write_file(_failure(compiler), problem)
     raise OSError(problem)
 
 
@@ -185,14 +186,18 @@ def _processor() -> str:
 class NativeModel:
     """A GPT-2 or a Qwen3 that reads on in C. Raises NoCompiler where that cannot be, ValueError for weights that are NaN."""
 
-    def __init__(self, model: NumpyTransformer, int8: bool = False, threads: int | None = None) -> None:
+    def __init__(self, model: NumpyTransformer, int8: bool = False, threads: int | None = None, others: int = 0) -> None:
+        """threads: so many; None = as suit the model and this machine, where `others` threads compute besides."""
         self.lib, self.int8 = library(), int8
         self.side = self.lib.panel_size(1, 1)  # rows in a panel
         self.vocab_size, self.block_size, self.reads_on = model.vocab_size, model.block_size, model.reads_on
         self.numpy = model
         self.kept: list[np.ndarray] = []  # what C holds pointers to
         self.free = self.end = self.bytes = 0  # where the next matrix goes, where its piece ends; how much there is
-        self.cores = (threads or min(cores(), MOST_THREADS)) if self.lib.has_threads() else 1
+        free = min(cores(), MOST_THREADS)
+        if others:
+            free = max(1, min(free, (os.cpu_count() or 1) - others))
+        self.cores = (threads or free) if self.lib.has_threads() else 1
         self.far = int(sum(array.nbytes for array in model.tensors.values()) / (4 if int8 else 1) > LARGE)
         self.model = self._describe(model)
         self.threads = 1 if self.bytes < SMALL and not threads else self.cores

@@ -12,8 +12,8 @@ Next: novelty.py
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .cores import cores, others_computing
-from .native_engine import MOST_THREADS, NativeModel, NoCompiler
+from .cores import others_computing
+from .native_engine import NativeModel, NoCompiler
 from .numpy_engine import NUMPY_MODELS, NumpyTransformer
 from .saved import check_meanwhile, open_arrays, read_run_config
 from .tokenizer import Tokenizer
@@ -53,7 +53,6 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
     # Threads meet a hundred times a token: where another program takes one of their cores, all wait for it each time. Asked
     # before a thread of our own computes.
     others = others_computing()
-    threads = max(1, min(cores() - others, MOST_THREADS)) if others else None
     with check_meanwhile(folder):
         config, tensors, tokenizer = open_arrays(folder)
         model = NUMPY_MODELS[config["model_type"]](config, tensors)
@@ -62,7 +61,7 @@ def open_run(folder: str | Path, engine: str = "auto", device: str = "auto", dty
         why = ""
         if engine != "numpy" and isinstance(model, NumpyTransformer):
             try:
-                model = NativeModel(model, dtype == "int8", threads)
+                model = NativeModel(model, dtype == "int8", others=others)
             except NoCompiler as error:
                 if engine == "native" or dtype == "int8":
                     raise ValueError(f"the engine native is not to be had here: {error}") from None

@@ -166,7 +166,7 @@ class Plan:
         losses = [self.loss * math.exp(sign * 2 * self.error) for sign in (-1, 1)]
         low, high = (bits_per_char(loss, tokens_per_char) for loss in losses)
         expected = f"validation loss {losses[0]:.2f} to {losses[1]:.2f} nats/token ({low:.2f} to {high:.2f} bits/char)"
-        day = "%Y-%m-%d " if self.ends > time.time() + 86_400 else ""
+        day = "%Y-%m-%d " if time.localtime(self.ends)[:3] != time.localtime()[:3] else ""
         rows = {
             "model": f"{shape.n_layer} blocks of {shape.n_embd} channels, {shape.n_head} heads, context {shape.block_size}: "
             f"{parameters(self.arch, shape) / 1e6:.2g} M parameters",
@@ -228,7 +228,7 @@ def plan(
 
     def candidate(shape: GPTConfig, dropouts: Sequence[float], speed: Speed | None = None) -> Plan:
         check_memory(replace(shape, dropout=min(dropouts)), given.get("batch_size"))
-        known, speed = speed, speed or fastest(replace(shape, dropout=min(dropouts)))
+        speed = speed or fastest(replace(shape, dropout=min(dropouts)))
         gone = spent + time.perf_counter() - began
         forward_s = speed.token_s / 3  # a token of an evaluation
         affordable = int(LOOKING * 60 * minutes / LOOKS / forward_s)
@@ -245,7 +245,7 @@ def plan(
         less = min(fewer, key=lambda option: loss(*option))
         tokens, dropout = less if loss(*less) < SOONER * loss(*full) else full  # if more would only be learned by heart
         if dropout > min(dropouts):  # which costs time, too: once more with the time that it takes
-            return candidate(shape, [dropout], known)
+            return candidate(shape, [dropout])
         needed = minutes if tokens == most else (gone + LOOKS * look_s + speed.seconds_for(tokens, optimizer, a_step)) / 60
         values = recipe(arch, shape.n_embd, shape.block_size, tokens, given)
         looks = dict(eval_interval=-(-values["max_iters"] // LOOKS), eval_tokens=looked_at)
@@ -286,7 +286,7 @@ def plan(
         times = operations(arch, shape) / operations(arch, best.shape)
         with contextlib.suppress(MemoryError):
             if shape.block_size != best.shape.block_size:
-                rival = candidate(shape, dropouts, replace(best.speed, token_s=times * best.speed.token_s))
+                rival = candidate(shape, [best.shape.dropout], replace(best.speed, token_s=times * best.speed.token_s))
                 best = min(best, rival, key=lambda plan: plan.loss)
     return best
 

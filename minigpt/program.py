@@ -43,7 +43,7 @@ def _age() -> float:
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - after_boot
     except (OSError, ValueError, IndexError, AttributeError):
         return 0.0
-    return age if 0 <= age < 60 else 0.0  # some containers tell of another boot
+    return age if 0 <= age < 10 else 0.0  # of another boot, or of what was this process before
 
 
 _started = time.perf_counter() - _age()

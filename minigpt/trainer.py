@@ -197,9 +197,10 @@ def train(
 
 
 def _until(last_step: int, config: TrainConfig) -> TrainConfig:
-    """The config of a training that ends with this step. One that follows the clock may end within what was its warm-up."""
+    """The config of a training that ends with this step: where the clock ends it early, the warm-up is shorter too."""
     assert config.warmup_iters is not None
-    warmup = min(config.warmup_iters, last_step // 10) if config.minutes else config.warmup_iters
+    share = min(1.0, last_step / config.max_iters) if config.minutes else 1.0
+    warmup = round(config.warmup_iters * share)
     return replace(config, max_iters=last_step, warmup_iters=warmup)
 
 

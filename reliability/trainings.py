@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch  # imported before the fork, once
-import torch._dynamo  # which the optimizer would load, in a second, in every child
 
 from minigpt import checkpoint, console, profile  # noqa: F401  imported before the fork too
 from minigpt.cli import main

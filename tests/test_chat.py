@@ -35,9 +35,10 @@ def test_a_failure_leaves_the_text_as_it_was(chat):
     say(chat, "abc")
     before = chat.text
     chat.model.lm_head.weight.data[:] = float("nan")
-    with pytest.raises(ValueError, match="not finite"):
-        say(chat, "d")
-    assert chat.text == before
+    for line in ("d", "/retry", "/edit e"):
+        with pytest.raises(ValueError, match="not finite"):
+            say(chat, line)
+        assert chat.text == before
 
 
 def test_retry_writes_another_answer_to_the_same_and_edit_to_something_else(chat):

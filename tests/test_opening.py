@@ -72,12 +72,16 @@ def test_what_is_chosen_is_told(runs, compiler):
 
 
 @pytest.mark.parametrize(
-    ("there", "others", "threads"), [(2, 0, 2), (2, 1, 1), (2, 9, 1), (6, 1, 5), (16, 1, 8), (16, 0, 8)]
-)
-def test_as_many_threads_are_used_as_processors_are_free(run, monkeypatch, compiler, there, others, threads):
-    for module in (opening, native_engine):
-        monkeypatch.setattr(module, "cores", lambda: there)
-    monkeypatch.setattr(native_engine, "SMALL", 0)
+    ("machine", "allowed", "others", "small", "threads"),
+    [(2, 2, 0, 0, 2), (2, 2, 1, 0, 1), (2, 2, 9, 0, 1), (6, 6, 1, 0, 5), (16, 16, 1, 0, 8), (16, 16, 0, 0, 8),
+     (64, 4, 9, 0, 4), (16, 16, 1, 10**6, 1)],
+)  # fmt: skip
+def test_as_many_threads_are_used_as_processors_are_free(
+    run, monkeypatch, compiler, machine, allowed, others, small, threads
+):
+    monkeypatch.setattr(native_engine, "cores", lambda: allowed)
+    monkeypatch.setattr(native_engine.os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(native_engine, "SMALL", small)
     monkeypatch.setattr(opening, "others_computing", lambda: others)
     assert open_run(run).engine == f"native, float32, {threads} thread{'s' * (threads > 1)}"
 

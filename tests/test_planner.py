@@ -238,7 +238,8 @@ def test_no_loss_is_promised_for_an_optimizer_that_the_law_does_not_know(corpus)
 def test_five_evaluations_are_made(corpus):
     for minutes in (0.5, 1, 2, 7, 11):
         config = plan(Long(corpus), minutes, measure=machine(1e10)).config
-        assert math.ceil(config.max_iters / config.eval_interval) <= planner.LOOKS
+        assert config.max_iters > 20
+        assert math.ceil(config.max_iters / config.eval_interval) == planner.LOOKS
 
 
 def test_a_plan_of_days_tells_the_day(corpus):
@@ -284,7 +285,7 @@ def test_text_that_repeats_itself_is_easier_than_noise(tmp_path):
 
 def test_a_plan_is_told_in_plain_words(corpus):
     words = plan(corpus, 2, measure=machine(3e10)).describe()
-    assert re.search(r"ends +at \d\d:\d\d:\d\d", words)
+    assert re.search(r"ends +at (\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d", words)
     for part in (
         "blocks of",
         "heads, context",

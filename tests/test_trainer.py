@@ -17,6 +17,7 @@ from minigpt import (
     train,
     trainer,
 )
+from minigpt.clock import Clock
 from minigpt.trainer import NonFiniteLoss
 
 SHAPE = dict(block_size=8, n_layer=2, n_head=2, n_embd=16)
@@ -232,18 +233,19 @@ def test_a_training_ends_with_its_time_and_the_fall_of_its_learning_rate(data):
     assert last.seconds < 30  # of a machine that is busy with other things
 
 
-def test_a_training_that_ends_within_its_warm_up_has_less_of_it(data):
+def test_a_training_that_ends_within_its_warm_up_has_less_of_it(data, monkeypatch):
     settings = dict(max_iters=1000, warmup_iters=100, learning_rate=1e-2, min_lr=0.0, schedule="linear")
-    state = TrainState.new(model := make_model(), TrainConfig())
-    state.seconds = 3600.0  # of a minute: it ends as soon as the speed is known
-    rates = [m.lr for m in run(data, model, state, minutes=1, eval_interval=10**6, **settings)[1:]]
-    assert len(rates) < 50
-    assert rates[-1] < 0.3 * 1e-2
+    monkeypatch.setattr(Clock, "last_step", lambda *_: 30)
+    rates = [m.lr for m in run(data, make_model(), minutes=1, eval_interval=10**6, **settings)[1:]]
+    assert len(rates) == 30
+    assert rates[3] == max(rates) > 0.95 * 1e-2  # three steps of warm-up; the speed was known after the first
+    assert rates[-1] < 0.05 * 1e-2
     fixed = run(data, make_model(), **settings | dict(max_iters=50, warmup_iters=100))
     assert fixed[-1].lr == pytest.approx(1e-2 * 50 / 101)  # without minutes, as it was asked for
 
 
 def test_where_bfloat16_is_only_imitated_auto_is_float32(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
     gpu = torch.device("cuda", 1)
     for capability, wanted in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it if device == gpu else None)

@@ -123,7 +123,7 @@ def _train(texts: tuple[str, ...], given: dict[str, Any], profile: bool) -> None
         with faults:
             _text("out", out)
         with faults:
-            _one_end(given)
+            _check_end(given)
         planned = size == "auto" and arch != "bigram" and bool(given.get("minutes"))
         with faults:
             _check_values(arch, size, given, planned)
@@ -209,7 +209,7 @@ def _resume(texts: tuple[str, ...], given: dict[str, Any], other_text: bool, pro
                 if name == "size":
                     raise ValueError("size is for a new run; a run that goes on keeps its own")
         with faults:
-            _one_end({"minutes": about["train"]["minutes"]} | changes)
+            _check_end({"minutes": about["train"]["minutes"]} | changes)
         with faults:
             TrainConfig(**about["train"]).changed(changes)
         with faults:
@@ -304,9 +304,9 @@ def plan(texts: tuple[str, ...], minutes: float, arch: str, device: str, **flags
         with faults:
             if not minutes > 0:
                 raise ValueError(f"minutes is {minutes:g}; it must be above 0")
-            _one_end(given | {"minutes": minutes})
+            _check_end(given | {"minutes": minutes})
         with faults:
-            _check_values(arch, "auto", given | {"minutes": max(minutes, 0)}, planned=True)
+            _check_values(arch, "auto", given | ({"minutes": minutes} if minutes > 0 else {}), planned=True)
         faults.tell()
 
     from ..card import argument
@@ -354,7 +354,7 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
     return shape, train_config, data_config
 
 
-def _one_end(given: dict[str, Any]) -> None:
+def _check_end(given: dict[str, Any]) -> None:
     if given.get("minutes") and "max_iters" in given:
         raise ValueError("minutes and max_iters both say when to end; leave one of them out, or add --minutes 0")
     if given.get("compile") == "on" and isinstance(given.get("minutes"), int | float) and 0 < given["minutes"] < LONG:

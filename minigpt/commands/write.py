@@ -132,9 +132,9 @@ def generate(
     minigpt generate runs/my --prompt "JULIET:" --stop "\\n\\n"
     minigpt generate runs/my --num-samples 100 --json > samples.jsonl
 
-    The same seed gives the same text on the same machine, alone or among others, and with float32 by any engine; between
-    engines, and for others by torch, up to rounding, which decides once in a hundred thousand tokens or so. A text may be
-    longer than the context: the model looks back on the last block_size tokens.
+    The same seed gives the same text on the same machine, alone or among others, and with float32 by any engine; among
+    others by torch, and between engines, up to rounding, which decides once in a hundred thousand tokens or so. A text may
+    be longer than the context: the model looks back on the last block_size tokens.
     """
     faults = Faults()
     config = sample_config(faults, flags)

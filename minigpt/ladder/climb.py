@@ -200,7 +200,8 @@ def read_report(path: Path, text: str = "", steps: int | None = None) -> dict[st
     if not path.exists():
         return {}
     known = read_json(path)
-    if (text and known["text"]["sha256"] != text) or (steps and known["recipe"]["steps"] != steps):
+    of, recipe = known.get("text", {}), known.get("recipe", {})
+    if (text and of.get("sha256") != text) or (steps and recipe.get("steps") != steps):
         return {}
     rungs = known.get("rungs", [])
     return {r["name"]: Result(**{**r, "attempts": [Attempt(**a) for a in r["attempts"]]}) for r in rungs}
