@@ -12,7 +12,7 @@ from minigpt import GPT, ModernGPT, SampleConfig, load, native_engine, opening, 
 from minigpt.bigram import BigramLanguageModel
 from minigpt.checkpoint import MODELS, hf_config
 from minigpt.config import GPTConfig
-from minigpt.engine import generate, steps
+from minigpt.engine import generate, reader_of, steps
 from minigpt.hf import as_written
 from minigpt.native_engine import NativeModel, NoCompiler
 from minigpt.numpy_engine import NUMPY_MODELS, NumpyBigram, NumpyGPT2, NumpyQwen3
@@ -60,6 +60,23 @@ def test_every_engine_writes_the_same_text(runs, arch):
     expected = text(open_run(runs[arch], "torch"))
     assert text(open_run(runs[arch], "numpy")) == expected
     assert text(open_run(runs[arch])) == expected
+
+
+@pytest.mark.parametrize("arch", ["modern", "gpt"])
+@pytest.mark.parametrize("engine", ["torch", "numpy", "native"])
+def test_every_engine_gives_the_scores_and_the_greedy_text_of_transformers(runs, compiler, arch, engine):
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(runs[arch]).eval()
+    model = open_run(runs[arch], engine).model
+    tokens = np.random.default_rng(0).integers(model.vocab_size, size=model.block_size // 2).tolist()
+    with torch.no_grad():
+        np.testing.assert_allclose(reader_of(model).read(tokens), theirs(torch.tensor([tokens])).logits[0, -1], atol=1e-4)
+    length = model.block_size - len(tokens)
+    mine = list(generate(model, tokens, SampleConfig(max_new_tokens=length, temperature=0)))
+    mask = torch.ones(1, len(tokens), dtype=torch.long)
+    written = theirs.generate(torch.tensor([tokens]), attention_mask=mask, do_sample=False, max_new_tokens=length)
+    assert written[0, len(tokens) :].tolist() == mine
 
 
 def test_what_is_chosen_is_told(runs, compiler):
