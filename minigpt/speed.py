@@ -72,18 +72,26 @@ class FewPassRMSNorm(nn.RMSNorm):
         return _NormedByRMS.apply(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
 
 
+ASKING = 128  # positions
+
+
 def attend_with_dropout(attention: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """MultiHeadAttention.attend with QuickDropout; torch's own, with dropout, goes a slow way on processors.
 
-    q, k, v (B, nh, T, hs) -> (B, nh, T, hs). Scale and mask are part of the product that makes the scores.
+    q, k, v (B, nh, T, hs) -> (B, nh, T, hs). Scale and mask are part of the product that makes the scores. So many positions
+    ask at once, and only what they may see is looked at.
     """
     if not attention.training or q.device.type != "cpu":
         return type(attention).attend(attention, q, k, v)
     T, hs = q.shape[-2:]
-    mask = torch.zeros(T, T).masked_fill_(~causal_mask(T, T), float("-inf"))
     q3, k3, v3 = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    weights = torch.baddbmm(mask, q3, k3.mT, alpha=hs**-0.5).softmax(-1)  # (B nh, T, T)
-    return (fused.dropped(weights, attention.dropout) @ v3).view_as(q)
+    out = []
+    for start in range(0, T, ASKING):
+        end = min(start + ASKING, T)
+        mask = torch.zeros(end - start, end).masked_fill_(~causal_mask(end - start, end), float("-inf"))
+        weights = torch.baddbmm(mask, q3[:, start:end], k3[:, :end].mT, alpha=hs**-0.5).softmax(-1)  # (B nh, asking, seen)
+        out.append(fused.dropped(weights, attention.dropout) @ v3[:, :end])
+    return torch.cat(out, 1).view_as(q)
 
 
 IN_FEW_PASSES: dict[type[nn.Module], type[nn.Module]] = {nn.RMSNorm: FewPassRMSNorm, nn.Dropout: fused.QuickDropout}

@@ -47,7 +47,9 @@ def test_an_rms_norm_of_values_seen_from_another_side_is_the_same():
     torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_attention_with_dropout_is_attention_when_nothing_is_dropped_and_has_its_mean_otherwise():
+@pytest.mark.parametrize("asking", [2, 128])
+def test_attention_with_dropout_is_attention_when_nothing_is_dropped_and_has_its_mean_otherwise(monkeypatch, asking):
+    monkeypatch.setattr(speed, "ASKING", asking)
     torch.manual_seed(0)
     attention = MultiHeadAttention(12, 3, dropout=1e-6).train()
     q, k, v = (torch.randn(2, 3, 5, 4) for _ in range(3))
