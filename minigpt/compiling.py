@@ -7,6 +7,7 @@ killed, torch goes on with what is left, other code and so other bits: an interr
 Next: machine.py
 """
 
+import importlib
 import itertools
 import os
 import shutil
@@ -34,6 +35,8 @@ def compiled(model: nn.Module, try_step: Callable[[nn.Module], object]) -> nn.Mo
     try_step: computes loss and gradient of a batch; a model is compiled when it is used, forwards and backwards. The
     gradient is forgotten. Where no compiler is there, the model itself, with a warning.
     """
+    with suppress(ImportError):  # told below; a second, and neither where nobody compiles nor while it may be given up
+        importlib.import_module("torch._dynamo")
     with whole_libraries():
         try:
             torch.compile(torch.neg)(torch.ones(1, device=next(model.parameters()).device))

@@ -157,7 +157,9 @@ class StopSignals:
         for number, handler in self.before.items():
             signal.signal(number, handler)
         # What takes long was interrupted. Ctrl-C in a terminal ends compilers as well; that they failed is no news then.
-        ended = kind and (kind is KeyboardInterrupt or kind.__module__.startswith(("torch._dynamo", "torch._inductor")))
+        ended = kind and (
+            issubclass(kind, KeyboardInterrupt) or kind.__module__.startswith(("torch._dynamo", "torch._inductor"))
+        )
         return bool(self.requested and ended)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

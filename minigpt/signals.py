@@ -15,6 +15,12 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal came. Not KeyboardInterrupt itself: where that leaves code that was run from a string, of which torch has
+    some, Python ends by SIGINT and not with our exit code, even if it was caught. Source: CPython, Python/pythonrun.c.
+    """
+
+
 def quit_at_once() -> None:
     """Let a signal end the process from now on, whatever it does: for when there is nothing that it could leave undone."""
     _heed(_quit)
@@ -38,14 +44,14 @@ def interruptible() -> Iterator[None]:
     finally:
         _given_up["may be"] = False
     if _given_up["was"]:
-        raise KeyboardInterrupt
+        raise Interrupted
 
 
 def interrupt() -> None:
     """For whoever handles a signal: raise KeyboardInterrupt where that is allowed now, else do nothing."""
     if _given_up["may be"]:
         _given_up["was"] = True
-        raise KeyboardInterrupt
+        raise Interrupted
 
 
 @contextmanager
@@ -73,7 +79,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
     if _loading(frame):  # large libraries take no exception well while they are loaded: some report it as another one
         _quit(number, frame)
     if number == signal.SIGINT:
-        raise KeyboardInterrupt
+        raise Interrupted
     raise SystemExit(128 + number)
 
 

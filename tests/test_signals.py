@@ -47,6 +47,26 @@ with quit_in_order():
 
 
 @BOTH
+@pytest.mark.parametrize("given_up", [True, False])
+def test_an_interruption_that_was_caught_does_not_change_how_a_program_ends(tmp_path, number, code, given_up):
+    """Python would end with -2, by SIGINT: it has seen a KeyboardInterrupt leave code that was a string."""
+    heed = "with interruptible():" if given_up else "with quit_in_order():"
+    (tmp_path / "interrupted.py").write_text(f"""
+import os, signal
+from minigpt.signals import interrupt, interruptible, quit_in_order
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: interrupt())
+try:
+    {heed}
+        exec("os.kill(os.getpid(), {number.value}); 1")
+except (KeyboardInterrupt, SystemExit):
+    raise SystemExit({code})
+""")
+    done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == code
+
+
+@BOTH
 def test_a_signal_while_a_program_that_is_done_ends_does_not_change_how_it_ended(number, code):
     done = python("""
 import atexit, os, sys
