@@ -24,7 +24,7 @@ MUON_LINE = (
     "\nWith Muon, which --arch modern takes, instead: learning_rate 2.56 / n_embd, in a straight line to zero, no warm-up, "
     "beta1 0.85."
 )
-LONG = 10  # minutes
+COMPILED_FROM = 10  # minutes
 # What decides over a flag that is not given, where no number can be told.
 BY_ARCH = dict.fromkeys(with_muon({}, 1), "by arch")
 BY_SIZE = dict.fromkeys((name for recipe in RECIPES.values() for name in recipe), "by size")
@@ -355,10 +355,11 @@ def _configs(arch: str, size: str, given: dict[str, Any]) -> tuple[GPTConfig, Tr
 
 
 def _check_end(given: dict[str, Any]) -> None:
+    """Raise ValueError if two settings say when to end, or if the end would come before the model is compiled."""
     if given.get("minutes") and "max_iters" in given:
         raise ValueError("minutes and max_iters both say when to end; leave one of them out, or add --minutes 0")
-    if given.get("compile") == "on" and isinstance(given.get("minutes"), int | float) and 0 < given["minutes"] < LONG:
-        raise ValueError(f"to compile takes a minute or two, so compile is for {LONG} minutes and more; leave it out")
+    if given.get("compile") == "on" and isinstance(given.get("minutes"), int | float) and 0 < given["minutes"] < COMPILED_FROM:
+        raise ValueError(f"to compile takes a minute or two, so compile is for {COMPILED_FROM} minutes and more; leave it out")
 
 
 def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) -> None:
