@@ -358,8 +358,11 @@ def _check_end(given: dict[str, Any]) -> None:
     """Raise ValueError if two settings say when to end, or if the end would come before the model is compiled."""
     if given.get("minutes") and "max_iters" in given:
         raise ValueError("minutes and max_iters both say when to end; leave one of them out, or add --minutes 0")
-    if given.get("compile") == "on" and isinstance(given.get("minutes"), int | float) and 0 < given["minutes"] < COMPILED_FROM:
-        raise ValueError(f"to compile takes a minute or two, so compile is for {COMPILED_FROM} minutes and more; leave it out")
+    minutes = given.get("minutes")
+    if given.get("compile") == "on" and isinstance(minutes, int | float) and 0 < minutes < COMPILED_FROM:
+        raise ValueError(
+            f"to compile takes a minute or two; compile is for {COMPILED_FROM} minutes and more, so leave it out"
+        )
 
 
 def _check_values(arch: str, size: str, given: dict[str, Any], planned: bool) -> None:
