@@ -67,7 +67,7 @@ class MultiHeadAttention(nn.Module):
         self.proj = nn.Linear(n_embd, n_embd, bias)
         self.proj_dropout = nn.Dropout(dropout)
 
-    def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of every head: x (B, T, C), at positions from `start` -> three times (B, nh, T, hs)."""
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
@@ -75,21 +75,24 @@ class MultiHeadAttention(nn.Module):
         return q, k, v
 
     def forward(self, x: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
-        q, k, v = self.heads(x, cache.length if cache else 0)
+        q, k, v = self.heads(x, cache.start if cache else 0)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, nh, S, hs): the past and the present
-        out = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, T, C): the heads side by side
+        out = self.attend(q, k, v, cache.seen if cache else None)  # (B, nh, T, hs)
+        out = out.transpose(1, 2).flatten(2)  # (B, T, C): the heads side by side
         return self.proj_dropout(self.proj(out))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
         """attention_weights(q, k) @ v, and in training dropout on the weights.
 
-        q (B, nh, T, hs), k, v (B, nh, S, hs) -> (B, nh, T, hs).
+        q (B, nh, T, hs), k, v (B, nh, S, hs) -> (B, nh, T, hs). seen (T, S): True where a position may look; None = at
+        itself and at what came before.
         """
         T, S = q.shape[-2], k.shape[-2]
-        mask = causal_mask(T, S, q.device) if 1 < T < S else None  # one position that asks may look at everything
+        if seen is None and 1 < T < S:  # one position that asks may look at everything
+            seen = causal_mask(T, S, q.device)
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S)
+        return F.scaled_dot_product_attention(q, k, v, seen, dropout, is_causal=seen is None and T == S)
 
 
 class KeyValueCache:
@@ -102,6 +105,16 @@ class KeyValueCache:
         self.keys = like.new_empty(batch_size, n_head, block_size, head_size)
         self.values = torch.empty_like(self.keys)
         self.length = 0  # positions read
+
+    @property
+    def start(self) -> int | Tensor:
+        """The position that comes next."""
+        return self.length
+
+    @property
+    def seen(self) -> Tensor | None:
+        """(S,) where a single position may look, if not at all that `append` gave."""
+        return None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v (B, nh, T, hs) of new positions, none beyond the end of the ring -> keys and values (B, nh, S, hs) of all."""

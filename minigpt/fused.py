@@ -226,8 +226,8 @@ class _NormedAndTurned(torch.autograd.Function):
 class FusedAttention(NormedAttention):
     """NormedAttention, x (B, T, C) -> (B, T, C)."""
 
-    def placed(self, norm: nn.RMSNorm, x: Tensor, start: int) -> Tensor:
-        if x.shape[-1] % 2 or x.shape[-1:] != norm.weight.shape or not _fits(x, norm.weight):
+    def placed(self, norm: nn.RMSNorm, x: Tensor, start: int | Tensor) -> Tensor:
+        if isinstance(start, Tensor) or x.shape[-1] % 2 or x.shape[-1:] != norm.weight.shape or not _fits(x, norm.weight):
             return super().placed(norm, x, start)
         angles = half_turns(start, *x.shape[-2:])
         return _NormedAndTurned.apply(x.transpose(1, 2), norm.weight, norm.eps, *angles).transpose(1, 2)

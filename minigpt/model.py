@@ -8,6 +8,7 @@ Next: modern.py
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,29 +65,30 @@ class GPT(LanguageModel):
         With a cache (see make_cache), idx holds only the tokens that come after those it has read; if the model reads on
         beyond block_size, one by one there.
         """
-        read = cache[0].length if cache else 0
-        T = idx.shape[1]
-        if read + T > self.block_size and not (self.reads_on and cache and T == 1):
-            raise ValueError(
-                f"{read + T} tokens do not fit in a context of block_size {self.block_size}; give the last ones"
-            )
-        x = self.drop(self.embed(idx, read))  # (B, T, C)
+        self.check_length(idx.shape[1], cache)
+        x = self.drop(self.embed(idx, cache[0].start if cache else 0))  # (B, T, C)
         for i, block in enumerate(self.blocks):
             x = block(x, cache[i] if cache else None)
         logits = self.lm_head(self.ln_f(x))  # (B, T, V)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss
 
-    def embed(self, idx: Tensor, start: int = 0) -> Tensor:
+    def check_length(self, T: int, cache: Sequence[KeyValueCache] | None = None) -> None:
+        """Raise ValueError if T more tokens do not fit into the context."""
+        length = T + (cache[0].length if cache else 0)
+        if length > self.block_size and not (self.reads_on and cache and T == 1):
+            raise ValueError(f"{length} tokens do not fit in a context of block_size {self.block_size}; give the last ones")
+
+    def embed(self, idx: Tensor, start: int | Tensor = 0) -> Tensor:
         """What is known of each token before it looks around: idx (B, T), at positions from `start` -> (B, T, C)."""
-        positions = torch.arange(start, start + idx.shape[1], device=idx.device)  # (T,)
+        positions = start + torch.arange(idx.shape[1], device=idx.device)  # (T,)
         return self.tok_emb(idx) + self.pos_emb(positions)  # (B, T, C)
 
-    def make_cache(self, batch_size: int = 1) -> list[KeyValueCache]:
+    def make_cache(self, batch_size: int = 1, kind: type[KeyValueCache] = KeyValueCache) -> list[KeyValueCache]:
         """An empty memory for generation, one for each block."""
         c = self.config
         size = (batch_size, c.n_head, c.block_size, c.n_embd // c.n_head)
-        return [KeyValueCache(*size, like=self.tok_emb.weight) for _ in self.blocks]
+        return [kind(*size, like=self.tok_emb.weight) for _ in self.blocks]
 
     # ---- the same model in transformers' names -------------------------------------------------------------------------
 

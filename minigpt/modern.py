@@ -28,18 +28,19 @@ from .hf import NORM_EPS, ROPE_THETA, qwen3_config, qwen3_details, qwen3_names, 
 from .model import GPT
 
 
-def rotate(x: Tensor, start: int = 0) -> Tensor:
+def rotate(x: Tensor, start: int | Tensor = 0) -> Tensor:
     """Turn each pair of channels (i, i + hs/2) by position * θ^(-2i/hs). x (..., T, hs), T positions from `start` -> same.
 
     A query turned by m and a key turned by n meet at the angle m - n: attention feels how far away a token is, and needs
     no table of positions. Source: Su et al. 2021, equation 34 (arXiv:2104.09864).
     """
-    cos, sin = turns(start, *x.shape[-2:], x.device, x.dtype)
+    known = turns if isinstance(start, int) else turns.__wrapped__  # of a tensor nobody knows whether it was asked before
+    cos, sin = known(start, *x.shape[-2:], x.device, x.dtype)
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin  # (left, right) * cos + (right, left) * (-sin, sin)
 
 
 @lru_cache(maxsize=16)
-def turns(start: int, T: int, hs: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def turns(start: int | Tensor, T: int, hs: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin of the angles at T positions from `start`, twice (T, hs); the left half of the sines is negative.
 
     The angles are float64: in float32, those from position 65,536 on would be off by up to 0.004.
@@ -47,7 +48,7 @@ def turns(start: int, T: int, hs: int, device: torch.device, dtype: torch.dtype)
     at = torch.device("cpu") if device.type == "mps" else device  # which has no float64
     with torch.inference_mode(False):  # kept for training too
         frequencies = ROPE_THETA ** -(torch.arange(0, hs, 2, device=at, dtype=torch.float64) / hs)  # (hs/2,)
-        positions = torch.arange(start, start + T, device=at, dtype=torch.float64)  # (T,)
+        positions = start + torch.arange(T, device=at, dtype=torch.float64)  # (T,)
         angles = torch.outer(positions, frequencies)  # (T, hs/2)
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
@@ -56,7 +57,7 @@ def turns(start: int, T: int, hs: int, device: torch.device, dtype: torch.dtype)
 class RotaryAttention(MultiHeadAttention):
     """MultiHeadAttention that knows positions by rotation. x (B, T, C) -> (B, T, C)."""
 
-    def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x, start)
         return rotate(q, start), rotate(k, start), v
 
@@ -73,11 +74,11 @@ class NormedAttention(MultiHeadAttention):
         self.q_norm = nn.RMSNorm(n_embd // n_head, NORM_EPS)
         self.k_norm = nn.RMSNorm(n_embd // n_head, NORM_EPS)
 
-    def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x, start)
         return self.placed(self.q_norm, q, start), self.placed(self.k_norm, k, start), v
 
-    def placed(self, norm: nn.RMSNorm, x: Tensor, start: int) -> Tensor:
+    def placed(self, norm: nn.RMSNorm, x: Tensor, start: int | Tensor) -> Tensor:
         """Queries or keys, normalised and turned: x (B, nh, T, hs) -> same."""
         return rotate(norm(x.to(norm.weight.dtype)), start)  # under autocast, x comes in bfloat16
 
@@ -147,7 +148,7 @@ class ModernGPT(GPT):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)  # untied
         start_quietly(self)
 
-    def embed(self, idx: Tensor, start: int = 0) -> Tensor:
+    def embed(self, idx: Tensor, start: int | Tensor = 0) -> Tensor:
         return self.tok_emb(idx)  # attention turns by the positions
 
     # ---- the same model in transformers' names -------------------------------------------------------------------------

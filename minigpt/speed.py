@@ -75,14 +75,16 @@ class FewPassRMSNorm(nn.RMSNorm):
 ASKING = 128  # positions
 
 
-def attend_with_dropout(attention: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_with_dropout(
+    attention: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None
+) -> Tensor:
     """MultiHeadAttention.attend with QuickDropout; torch's own, with dropout, goes a slow way on processors.
 
     q, k, v (B, nh, T, hs) -> (B, nh, T, hs). Scale and mask are part of the product that makes the scores. So many positions
     ask at once, and only what they may see is looked at.
     """
     if not attention.training or q.device.type != "cpu":
-        return type(attention).attend(attention, q, k, v)
+        return type(attention).attend(attention, q, k, v, seen)
     T, hs = q.shape[-2:]
     q3, k3, v3 = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     out = []

@@ -2,35 +2,47 @@
 
 Each step computes only the positions that are new. A model without a cache, such as a bigram, reads everything again.
 
+A GPU spends the time of a small model on being told what to do next. So there a step is recorded once and then repeated,
+for which nothing in it may grow: the memory is given whole, and a mask says how much of it there is (FixedCache).
+
 Next: numpy_engine.py
 """
 
 from collections.abc import Sequence
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from .attention import KeyValueCache
 from .bigram import LanguageModel
 
 AT_ONCE = 256  # tokens of a prompt
+WARM_UPS = 3  # before a step is recorded: libraries prepare themselves in the first
 
 
 class TorchReader:
     """A LanguageModel that reads on, in `rows` texts side by side. Leaves it in the mode, training or not, of before."""
 
-    def __init__(self, model: LanguageModel, use_cache: bool = True, rows: int = 1) -> None:
+    def __init__(
+        self, model: LanguageModel, use_cache: bool = True, rows: int = 1, in_fixed_steps: bool | None = None
+    ) -> None:
+        """in_fixed_steps: read single tokens by a FixedStep; None = where that can be recorded."""
         self.model, self.use_cache, self.rows = model, use_cache, rows
         self.vocab_size, self.block_size = model.vocab_size, model.block_size
         self.device = next(model.parameters()).device
         self.make_cache = getattr(model, "make_cache", None) if use_cache else None
         self.reads_on = self.make_cache is not None and getattr(model, "reads_on", False)
-        self.cache: Any = self.make_cache(rows) if self.make_cache else None
+        fixed = can_record(self.device) if in_fixed_steps is None else in_fixed_steps
+        self.cache: Any = self.make_cache(rows, FixedCache if fixed else KeyValueCache) if self.make_cache else None
+        self.step = FixedStep(model, self.cache, rows) if self.cache and fixed else None
         self.forget()
 
     def reader(self) -> "TorchReader":
         """Another one of the same model."""
-        return TorchReader(self.model, self.use_cache)
+        return TorchReader(self.model, self.use_cache, in_fixed_steps=self.step is not None)
 
     def forget(self) -> None:
         for layer in self.cache or ():  # it has room for any text
@@ -71,13 +83,106 @@ class TorchReader:
                 self.model.eval()
             if self.cache:
                 for part in idx.split(AT_ONCE, 1):  # a score for every token of a long prompt would take gigabytes
-                    logits, _ = self.model(part, cache=self.cache)  # (rows, T, V)
+                    read = self.step if self.step and part.shape[1] == 1 else self.model
+                    logits, _ = read(part, cache=self.cache)  # (rows, T, V)
             else:
                 logits, _ = self.model(idx)
         finally:
             if training:
                 self.model.train()
         return logits[:, -1].float().cpu().numpy()
+
+
+def can_record(device: torch.device) -> bool:
+    """True for a GPU of NVIDIA, or of AMD."""
+    return device.type == "cuda"
+
+
+class FixedCache(KeyValueCache):
+    """A KeyValueCache of which nothing grows while single tokens are read, as long as it has a position to read at."""
+
+    def __init__(self, batch_size: int, n_head: int, block_size: int, head_size: int, like: Tensor) -> None:
+        super().__init__(batch_size, n_head, block_size, head_size, like)
+        self.keys.zero_()
+        self.values.zero_()  # nothing times what was never written would be NaN, if that is
+        self.position: Tensor | None = None  # (), int64, on the device
+
+    @property
+    def start(self) -> int | Tensor:
+        return self.length if self.position is None else self.position
+
+    @property
+    def seen(self) -> Tensor | None:
+        if self.position is None:
+            return None
+        return (torch.arange(self.keys.shape[-2], device=self.keys.device) <= self.position)[None]  # (1, S)
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v (B, nh, 1, hs) -> the keys and values (B, nh, block_size, hs) of all places. The length stays."""
+        if self.position is None:
+            return super().append(k, v)
+        place = (self.position % self.keys.shape[-2])[None]
+        self.keys.index_copy_(2, place, k)
+        self.values.index_copy_(2, place, v)
+        return self.keys, self.values
+
+
+class FixedStep:
+    """A model that reads one more token in each row, always by the same operations on the same memory.
+
+    On a GPU they are recorded when they are first needed; where that fails, they are told one by one, with a warning.
+    """
+
+    def __init__(self, model: Any, cache: list[FixedCache], rows: int) -> None:
+        device = next(model.parameters()).device
+        self.model, self.cache = model, cache
+        self.idx = torch.zeros((rows, 1), dtype=torch.long, device=device)
+        self.position = torch.zeros((), dtype=torch.long, device=device)
+        self.repeat = self._record if can_record(device) else self._forward
+
+    def __call__(self, idx: Tensor, cache: list[FixedCache]) -> tuple[Tensor, None]:
+        """idx (rows, 1) -> logits (rows, 1, V), which the next call overwrites."""
+        assert cache is self.cache
+        self.model.check_length(1, cache)  # once recorded, it does not look itself
+        self.idx.copy_(idx)
+        self.position.fill_(cache[0].length)
+        logits = self.repeat()
+        for layer in cache:
+            layer.length += 1
+        return logits, None
+
+    def _forward(self) -> Tensor:
+        for layer in self.cache:
+            layer.position = self.position
+        try:
+            return self.model(self.idx, cache=self.cache)[0]
+        finally:
+            for layer in self.cache:
+                layer.position = None
+
+    def _record(self) -> Tensor:
+        """Record a step, and do it. What it writes, it may write again: the same numbers to the same place."""
+        try:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    self._forward()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                logits = self._forward()
+        except RuntimeError as error:
+            warn(f"a step could not be recorded on this GPU ({error}); it writes more slowly", stacklevel=2)
+            self.repeat = self._forward
+            return self._forward()
+
+        def repeat() -> Tensor:
+            graph.replay()
+            return logits
+
+        self.repeat = repeat
+        return repeat()
 
 
 class TorchRow:

@@ -153,7 +153,7 @@ def in_a_band(model: ModernGPT) -> ModernGPT:
     wide = ModernGPT(replace(model.config, block_size=1000)).eval()
     wide.load_state_dict(model.state_dict())
 
-    def attend(q, k, v):
+    def attend(q, k, v, seen):
         causal = causal_mask(q.shape[-2], k.shape[-2])
         return F.scaled_dot_product_attention(q, k, v, causal & ~causal.tril(-model.block_size))
 

@@ -52,7 +52,7 @@ class Unmasked(MultiHeadAttention):
 class Unscaled(MultiHeadAttention):
     """Does not divide the scores by the square root of the head size."""
 
-    def heads(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x, start)
         return q * q.shape[-1] ** 0.5, k, v
 
@@ -67,7 +67,7 @@ class Replacing(Block):
 class Placeless(GPT):
     """Adds no positions."""
 
-    def embed(self, idx: Tensor, start: int = 0) -> Tensor:
+    def embed(self, idx: Tensor, start: int | Tensor = 0) -> Tensor:
         return self.tok_emb(idx)
 
 
