@@ -96,6 +96,9 @@ class Ramp:
             ends.append(ends[-1] + round(batches.batch_size * (0.5 + (step + 0.5) / steps)))
         self.one, self.ends = Batches(batches.data, 1, batches.block_size, batches.seed), ends
 
+    def on(self, device: torch.device) -> "Ramp":
+        return self
+
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         windows = [self.one[i] for i in range(self.ends[step], self.ends[step + 1])]
         return torch.cat([idx for idx, _ in windows]), torch.cat([targets for _, targets in windows])
@@ -107,6 +110,9 @@ class ShortFirst:
     def __init__(self, batches: Batches, steps: int) -> None:
         self.short = Batches(batches.data, 2 * batches.batch_size, batches.block_size // 2, batches.seed)
         self.batches, self.half = batches, steps // 2
+
+    def on(self, device: torch.device) -> "ShortFirst":
+        return self
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         return (self.short if step < self.half else self.batches)[step]

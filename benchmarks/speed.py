@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from machine import ROOT, describe, shakespeare, table
 
-from minigpt import GPT, Batches, CharTokenizer, GPTConfig, TrainConfig, load_corpus, train, trainer
+from minigpt import GPT, Batches, CharTokenizer, GPTConfig, TrainConfig, gradient, load_corpus, train, trainer
 from minigpt.attention import MultiHeadAttention
 from minigpt.speed import speed_up
 
@@ -44,7 +44,7 @@ def our_step(size: dict[str, Any], corpus, plain: bool = False) -> Callable[[], 
     """One training step; `plain`: without what speed.py does, and the batch whole."""
     if plain:
         trainer.speed_up = lambda *_: None
-        trainer.windows_at_once = lambda *_: 10**6
+        gradient.windows_at_once = lambda *_: 10**6
     config = TrainConfig(
         batch_size=size["batch"], max_iters=10**6, eval_interval=10**6, eval_tokens=size["block"], warmup_iters=100
     )
@@ -57,7 +57,7 @@ def products_step(size: dict[str, Any], corpus) -> Callable[[], object]:
     """The matrix products of our step alone, by the way that our step takes them, in the same parts."""
     model = our_model(size, corpus)
     speed_up(model, torch.device("cpu"))
-    windows = min(size["batch"], trainer.windows_at_once(torch.device("cpu"), size["block"]))
+    windows = min(size["batch"], gradient.windows_at_once(torch.device("cpu"), size["block"]))
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     data = []
     for layer in linear:

@@ -19,6 +19,7 @@ Read the files in this order; each imports only files above it.
     modern      ModernGPT: rotary positions, RMSNorm, QK-norm, SwiGLU; Qwen3's exact details
     rungs       every step from the bigram to the modern GPT, one idea each
     sampling    logits -> one id: penalty, temperature, top-k, top-p, min-p
+    recording   what a GPU is told once, and then repeats
     torch_engine  a model of torch that reads on: the cache
     numpy_engine  the same forward pass in plain NumPy, told a second time
     native_engine  the third telling, in C, for speed
@@ -30,6 +31,7 @@ Read the files in this order; each imports only files above it.
     compiling   torch.compile, and a folder for its libraries that survives a kill
     machine     what this machine can do, and what a model asks of it
     clock       where the time of a training goes, and how many steps still fit into it
+    gradient    what a batch says about each weight: forward, backward, in parts that fit
     trainer     evaluate(), train() -> yields Metrics
     watch       what an experienced eye sees in the figures of a training, in words
     planner     the best model that this machine can train in the time there is

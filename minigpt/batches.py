@@ -11,11 +11,14 @@ needs no state, and two machines draw the same batches.
 Next: bigram.py
 """
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
+
+ON_DEVICE = 2**28  # tokens that are kept in the memory of a GPU at most, 4 bytes each
 
 
 class Batches:
@@ -29,8 +32,21 @@ class Batches:
         self.windows_per_epoch = max(1, len(data) // block_size - 1)
         self.n_offsets = len(data) - self.windows_per_epoch * block_size
         self._within = np.arange(block_size + 1)
+        self._there: Tensor | None = None  # the data on a GPU
+
+    def on(self, device: torch.device) -> "Batches":
+        """The same batches, on a GPU if the data fits there: cut from it there, so that only the places travel."""
+        there = copy.copy(self)
+        if device.type == "cuda" and len(self.data) <= ON_DEVICE:
+            there._there = torch.from_numpy(self.data.astype(np.int32)).to(device)
+        return there
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        if self._there is not None:
+            starts = torch.from_numpy(self.starts(step)).to(self._there.device, non_blocking=True)
+            within = torch.arange(self.block_size + 1, device=self._there.device)
+            ids = self._there[starts[:, None] + within].long()
+            return ids[:, :-1], ids[:, 1:]
         windows = self.data[self.starts(step)[:, None] + self._within]  # (B, T + 1)
         ids = torch.from_numpy(windows.astype(np.int64))
         return ids[:, :-1], ids[:, 1:]

@@ -1,10 +1,13 @@
 """Where the time of a training goes, and how many steps still fit into it.
 
-Next: trainer.py
+Next: gradient.py
 """
 
+import itertools
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from .config import TrainConfig
 
@@ -21,8 +24,15 @@ class Clock:
     loss.backward();           clock.lap("model")
     """
 
-    def __init__(self, spent: float = 0.0) -> None:
-        """spent: seconds that were used before, by an earlier session or by starting."""
+    def __init__(self, spent: float = 0.0, event: Callable[..., Any] | None = None) -> None:
+        """spent: seconds that were used before, by an earlier session or by starting.
+
+        event: makes marks in what a device does (torch.cuda.Event), where that is done later than it is asked for.
+        """
+        self.event = event
+        self.marks: list[tuple[str, Any]] = []  # not read yet; the first is where the last one that was read is
+        if event:
+            self._mark("")
         self.last = time.perf_counter()
         self.began = self.last - spent
         self.parts = dict.fromkeys(PARTS, 0.0)
@@ -32,6 +42,9 @@ class Clock:
         self.before = dict(self.parts)  # when the last evaluation began
 
     def lap(self, part: str) -> None:
+        if self.event:
+            self._mark(part)
+            return
         now = time.perf_counter()
         self.parts[part] += now - self.last
         self.last = now
@@ -41,10 +54,25 @@ class Clock:
         """Since training began, earlier sessions included."""
         return time.perf_counter() - self.began
 
-    def stepped(self, tokens: int) -> None:
-        """A step is over."""
+    def _mark(self, part: str) -> None:
+        assert self.event
+        mark = self.event(enable_timing=True)
+        mark.record()
+        self.marks.append((part, mark))
+
+    def read(self) -> None:
+        """Wait until the device has done all that was asked for, and give its time to the parts."""
+        if self.marks:
+            self.marks[-1][1].synchronize()
+            for (_, before), (part, mark) in itertools.pairwise(self.marks):
+                self.parts[part] += before.elapsed_time(mark) / 1000
+            del self.marks[:-1]
+
+    def stepped(self, tokens: int, steps: int = 1) -> None:
+        """Some steps are over, each of so many tokens."""
+        self.read()
         trained = sum(self.parts[part] for part in ("data", "model", "optimizer"))
-        self.steps.append((tokens, trained - self.trained))
+        self.steps.extend([(tokens, (trained - self.trained) / steps)] * steps)
         self.trained = trained
 
     @property
@@ -55,10 +83,12 @@ class Clock:
 
     def evaluating(self) -> None:
         """An evaluation begins."""
+        self.read()
         self.before = dict(self.parts)
 
     def evaluated(self, share: float) -> None:
         """An evaluation and what the consumer made of it are over. share: of the tokens that the next one will read."""
+        self.read()
         evaluation, rest = (self.parts[part] - self.before[part] for part in ("evaluation", "rest"))
         self.evaluation_s = evaluation / share + rest  # a sample and a checkpoint take as long as before
 

@@ -27,12 +27,12 @@ from .bigram import LanguageModel
 from .config import GPTConfig, TrainConfig
 from .corpus import is_shakespeare
 from .files import cache_folder, make_folder, read_json, to_json, write_file
+from .gradient import autocast_on
 from .machine import available_memory, fingerprint
 from .model import GPT
 from .modern import ModernGPT
 from .optim import make_optimizer
 from .speed import speed_up
-from .trainer import autocast_on
 
 STEPS, BATCH = 3, 8
 SHAPE = GPTConfig(vocab_size=65, block_size=64, n_layer=2, n_head=4, n_embd=128)

@@ -22,13 +22,14 @@ import torch
 
 from .config import GPTConfig, TrainConfig, from_dict, with_muon
 from .corpus import Corpus
+from .gradient import autocast_on, out_of_memory, windows_at_once
 from .hf import swiglu_width
 from .machine import available_memory, flops_per_token, wait_for
 from .model import GPT
 from .modern import ModernGPT
 from .optim import make_optimizer
 from .speed import speed_up
-from .trainer import autocast_on, bits_per_char, out_of_memory, windows_at_once
+from .trainer import bits_per_char
 
 SIZES = ((3, 64), (4, 96), (4, 128), (5, 160), (6, 192), (6, 256), (6, 384), (8, 512), (12, 768))  # layers, channels
 CONTEXTS = (64, 128, 256)

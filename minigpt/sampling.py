@@ -4,7 +4,7 @@ A penalty lowers what was there already, temperature divides the scores, top_k, 
 one random number picks from what is left.
 Needs only NumPy, so that every engine draws alike.
 
-Next: torch_engine.py
+Next: recording.py
 """
 
 from collections.abc import Sequence, Set

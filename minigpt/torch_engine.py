@@ -2,15 +2,14 @@
 
 Each step computes only the positions that are new. A model without a cache, such as a bigram, reads everything again.
 
-A GPU spends the time of a small model on being told what to do next. So there a step is recorded once and then repeated,
-for which nothing in it may grow: the memory is given whole, and a mask says how much of it there is (FixedCache).
+On a GPU a step is recorded and repeated (recording.py), so nothing in it may grow: attention is given the whole memory, and
+a mask that says how much of it there is (FixedCache).
 
 Next: numpy_engine.py
 """
 
 from collections.abc import Sequence
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from .attention import KeyValueCache
 from .bigram import LanguageModel
+from .recording import can_record, recorded
 
 AT_ONCE = 256  # tokens of a prompt
-WARM_UPS = 3  # before a step is recorded: libraries prepare themselves in the first
 
 
 class TorchReader:
@@ -93,11 +92,6 @@ class TorchReader:
         return logits[:, -1].float().cpu().numpy()
 
 
-def can_record(device: torch.device) -> bool:
-    """True for a GPU of NVIDIA, or of AMD."""
-    return device.type == "cuda"
-
-
 class FixedCache(KeyValueCache):
     """A KeyValueCache of which nothing grows while single tokens are read, as long as it has a position to read at."""
 
@@ -130,7 +124,7 @@ class FixedCache(KeyValueCache):
 class FixedStep:
     """A model that reads one more token in each row, always by the same operations on the same memory.
 
-    On a GPU they are recorded when they are first needed; where that fails, they are told one by one, with a warning.
+    On a GPU they are recorded when they are first needed.
     """
 
     def __init__(self, model: Any, cache: list[FixedCache], rows: int) -> None:
@@ -161,28 +155,9 @@ class FixedStep:
                 layer.position = None
 
     def _record(self) -> Tensor:
-        """Record a step, and do it. What it writes, it may write again: the same numbers to the same place."""
-        try:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(WARM_UPS):
-                    self._forward()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                logits = self._forward()
-        except RuntimeError as error:
-            warn(f"a step could not be recorded on this GPU ({error}); it writes more slowly", stacklevel=2)
-            self.repeat = self._forward
-            return self._forward()
-
-        def repeat() -> Tensor:
-            graph.replay()
-            return logits
-
-        self.repeat = repeat
-        return repeat()
+        """Record a step, and do it. What is written for that is written again: the same numbers to the same place."""
+        self.repeat = recorded(self._forward)
+        return self.repeat()
 
 
 class TorchRow:

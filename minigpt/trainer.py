@@ -10,25 +10,23 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
-from warnings import warn
 
 import numpy as np
 import torch
 import torch.nn as nn
-from torch import Tensor
 
-from .batches import Batches, random_bits, sweep
+from .batches import Batches, sweep
 from .bigram import LanguageModel
 from .clock import Clock
-from .compiling import compiled
 from .config import TrainConfig
 from .fused import all_finite
-from .machine import flops_per_token, peak_flops, wait_for
+from .gradient import Gradient, in_bfloat16, windows_at_once
+from .machine import flops_per_token, peak_flops
 from .optim import learning_rate, make_optimizer
 from .signals import interruptible
 from .speed import speed_up
 
+AHEAD = 8  # steps that a GPU takes before it is asked how they went
 FIRST_LOOK = 2**14  # validation tokens that an untrained model is evaluated on
 RECENT = 128  # steps that a step is compared with
 SPIKE = 8.0  # standard deviations above what they let expect: told
@@ -123,77 +121,99 @@ def train(
     Where config.minutes says how long it may take, the number of steps, and with it the learning rate, follows the clock.
     An evaluation is interruptible(); the state knows then that it is owed, and the next training begins with it.
     A batch that does not fit into memory is computed in smaller parts, with a warning.
+    A GPU is asked for its numbers once in AHEAD steps, so that it never waits; they are told together, and the model is that
+    of the last of them.
     Raises NonFiniteLoss in the step in which a loss, a gradient, a weight or a number of the optimizer is not finite: before
-    the update, unless it is the update itself that spoils a weight.
+    the update, unless it is the update itself that spoils a weight, or other steps come before the numbers are asked for.
     """
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
-    clock = Clock(state.seconds)
+    clock = Clock(state.seconds, torch.cuda.Event if device.type == "cuda" else None)
     speed_up(model, device)
-    autocast, at_once = partial(autocast_on, device, config.dtype), windows_at_once(device, model.block_size)
+    batches, gradient = batches.on(device), Gradient(model, config)
     peak = peak_flops(device, in_bfloat16(device, config.dtype))
     flops = flops_per_token(model, model.block_size)
     clock.evaluation_s = state.evaluation_s
 
     if state.begins_with_evaluation:
-        yield _evaluated(_metrics(state, config, clock, *state.owed), model, val, config, state, autocast, clock)
+        yield _evaluated(_metrics(state, config, clock, *state.owed), model, val, config, state, gradient.autocast, clock)
         clock.lap("rest")
         will_read = min(config.eval_tokens or len(val), len(val))
         clock.evaluated(1.0 if state.step else min(will_read, FIRST_LOOK) / will_read)
         state.evaluation_s = clock.evaluation_s if config.minutes else 0.0
-    learner: nn.Module = model
     if config.compile == "on":
         model.train()
-        learner = compiled(model, lambda m: _gradient(m, batches, state.step, config, at_once, autocast, Clock()))
+        gradient.compile(batches, state.step)
         clock.lap("rest")
     while state.step < state.ends_at(config) and not (0 < config.patience <= state.evaluations_since_best):
         model.train()
-        lr = learning_rate(state.step, _until(state.ends_at(config), config))
-        while True:
-            try:
-                loss_sum, tokens = _gradient(learner, batches, state.step, config, at_once, autocast, clock)
-                break
-            except RuntimeError as error:
-                at_once = _fewer(at_once, config.batch_size, error)
-            model.zero_grad(set_to_none=True)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf"))
-        loss, grad_norm = torch.stack([loss_sum, norm]).tolist()
-        if not np.isfinite([loss, grad_norm]).all():
-            raise NonFiniteLoss(
-                f"at step {state.step + 1} the loss is {loss:.4g} and the norm of the gradient {grad_norm:.4g}, so the "
-                f"step was not taken. {_usually(lr)}"
-            )
-        spike = state.spike(loss, grad_norm)
-        if not _skipped(spike, config):
-            for group in state.optimizer.param_groups:
-                group["lr"] = lr
-            state.optimizer.step()
+        planned = _until(state.ends_at(config), config)
+        steps = range(state.step, state.step + _at_once(state, config, device))
+        rates = [learning_rate(step, planned) for step in steps]
+        computed, numbers, spikes, tokens = [], [], [0.0], 0
+        for step, lr in zip(steps, rates, strict=True):
+            loss_sum, tokens = gradient.add_up(batches, step, clock)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf"))
+            computed.append(torch.stack([loss_sum, norm]))
+            if step == steps[-1]:
+                numbers = torch.stack(computed).tolist()
+                _check(numbers, steps, rates)
+                spikes = [state.spike(*both) for both in numbers]
+            if not _skipped(spikes[-1], config):
+                for group in state.optimizer.param_groups:
+                    group["lr"] = lr
+                state.optimizer.step()
+            if step < steps[-1]:
+                gradient.forget()
+                clock.lap("optimizer")
         if not _all_finite(model, state.optimizer):
             raise NonFiniteLoss(
-                f"in step {state.step + 1} a weight, or what the optimizer keeps for it, became infinite or NaN. "
-                f"{_usually(lr)}"
+                f"in step {steps[-1] + 1} a weight, or what the optimizer keeps for it, became infinite or NaN. "
+                f"{_usually(rates[-1])}"
             )
-        state.optimizer.zero_grad(set_to_none=True)
+        gradient.forget()
         clock.lap("optimizer")
-        clock.stepped(tokens)
+        clock.stepped(tokens, len(steps))
 
-        state.step += 1
-        state.loss_sum += loss
-        state.loss_count += 1
+        state.step = steps[-1] + 1
+        state.loss_sum += sum(loss for loss, _ in numbers)
+        state.loss_count += len(steps)
         if config.minutes:
             state.last_step = clock.last_step(state.step, state.ends_at(config), config)
         look = state.step % (config.eval_interval or 1) == 0 or state.step >= state.ends_at(config)
         speed, state.seconds = clock.tokens_per_s, clock.seconds
         share = speed * flops / peak if flops and peak else None
-        metrics = replace(_metrics(state, config, clock, loss, lr, grad_norm, spike), tokens_per_s=speed, peak_share=share)
+        told = [(loss, lr, norm, z) for (loss, norm), lr, z in zip(numbers, rates, spikes, strict=True)]
         if look:
-            state.owed = [loss, lr, grad_norm, spike]
-            metrics = _evaluated(metrics, model, val, config, state, autocast, clock)
-        yield metrics
-        clock.lap("rest")
+            state.owed = list(told[-1])
+        for step, about in zip(steps, told, strict=True):
+            metrics = replace(_metrics(state, config, clock, *about), step=step + 1, tokens_per_s=speed, peak_share=share)
+            if look and step == steps[-1]:
+                metrics = _evaluated(metrics, model, val, config, state, gradient.autocast, clock)
+            yield metrics
+            clock.lap("rest")
         if look:
             clock.evaluated(1.0)
             state.evaluation_s = clock.evaluation_s if config.minutes else 0.0
+
+
+def _at_once(state: TrainState, config: TrainConfig, device: torch.device) -> int:
+    """Steps until their numbers are asked for: one, but on a GPU some; to an evaluation at most."""
+    if device.type != "cuda" or config.skip_spikes:  # which is to know before the step is taken
+        return 1
+    to_evaluation = config.eval_interval - state.step % config.eval_interval if config.eval_interval else 1
+    return min(AHEAD, to_evaluation, state.ends_at(config) - state.step)
+
+
+def _check(numbers: list[list[float]], steps: range, rates: list[float]) -> None:
+    """Raise NonFiniteLoss for the first step whose loss, or whose norm of the gradient, is not finite."""
+    for (loss, norm), step, lr in zip(numbers, steps, rates, strict=True):
+        if not np.isfinite([loss, norm]).all():
+            late = f"; others were taken before that was known, up to step {steps[-1]}"
+            then = ", so the step was not taken" if step == steps[-1] else late
+            raise NonFiniteLoss(
+                f"at step {step + 1} the loss is {loss:.4g} and the norm of the gradient {norm:.4g}{then}. {_usually(lr)}"
+            )
 
 
 def _until(last_step: int, config: TrainConfig) -> TrainConfig:
@@ -225,29 +245,6 @@ def _skipped(spike: float, config: TrainConfig) -> bool:
     return 0 < config.skip_spikes <= spike
 
 
-def _gradient(
-    model: nn.Module, batches: Batches, step: int, config: TrainConfig, at_once: int, autocast, clock: Clock
-) -> tuple[Tensor, int]:
-    """Add up the gradient of a step, `at_once` windows at a time -> the mean loss, still on the device, and the tokens."""
-    device = next(model.parameters()).device
-    mean, tokens = torch.zeros((), device=device), 0
-    for number in range(step * config.grad_accum_steps, (step + 1) * config.grad_accum_steps):
-        _seed_dropout(device, config.seed, number)
-        idx, targets = (ids.to(device, non_blocking=True) for ids in batches[number])
-        clock.lap("data")
-        for start in range(0, len(idx), at_once):
-            part = slice(start, start + at_once)
-            with autocast():
-                _, loss = model(idx[part], targets[part])
-            share = len(idx[part]) / len(idx) / config.grad_accum_steps
-            (loss * share).backward()
-            mean += loss.detach() * share
-        tokens += targets.numel()
-        wait_for(device)  # else its time would be told as that of whoever waits for it next
-        clock.lap("model")
-    return mean, tokens
-
-
 def _all_finite(model: LanguageModel, optimizer: torch.optim.Optimizer) -> bool:
     """True if every weight, and every number that the optimizer keeps, is finite.
 
@@ -260,21 +257,6 @@ def _all_finite(model: LanguageModel, optimizer: torch.optim.Optimizer) -> bool:
 
 def _usually(lr: float) -> str:
     return f"Usually the learning rate ({lr:.3g} here) is too high. What was saved before is whole"
-
-
-def _fewer(at_once: int, batch_size: int, error: RuntimeError) -> int:
-    """Half as many windows at once, with a warning, if the error says that memory ran out; else the error again."""
-    if not out_of_memory(error) or at_once == 1:
-        raise error
-    at_once = min(at_once, batch_size) // 2 or 1
-    warn(f"a batch did not fit into memory; from here on it is computed {at_once} windows at a time", stacklevel=3)
-    return at_once
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """True if it says that memory ran out, in the words of CUDA, Linux or Windows."""
-    said = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def evaluate(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, autocast=contextlib.nullcontext) -> float:
@@ -305,11 +287,6 @@ def mean_and_error(model: LanguageModel, data: np.ndarray, max_tokens: int = 0, 
     n = len(means)
     error = math.sqrt(float(weights**2 @ (means - mean) ** 2) * n / (n - 1)) if n >= 8 else None
     return mean, error
-
-
-def windows_at_once(device: torch.device, block_size: int) -> int:
-    """Windows that are computed together. On a processor few: what one layer made is still in the cache for the next."""
-    return max(1, (2048 if device.type == "cpu" else 65536) // block_size)
 
 
 def bits_per_char(loss: float, tokens_per_char: float = 1.0) -> float:
@@ -345,24 +322,3 @@ def _evaluated(
     state.seconds = clock.seconds
     losses = dict(train_loss=train_loss, val_loss=val_loss, val_error=val_error, is_best=is_best)
     return replace(metrics, seconds=state.seconds, time=dict(clock.parts), **losses)
-
-
-def _seed_dropout(device: torch.device, seed: int, number: int) -> None:
-    """Make the dropout of a forward pass a function of (seed, number of the pass)."""
-    bits = int(random_bits(np.array([seed], np.uint64), np.array([number], np.uint64))[0])
-    if device.type == "cpu":  # torch.manual_seed would visit every kind of device
-        torch.default_generator.manual_seed(bits)
-    else:
-        torch.manual_seed(bits)
-
-
-def autocast_on(device: torch.device, dtype: str = "auto") -> contextlib.AbstractContextManager:
-    """Arithmetic in bfloat16, if it is that; see in_bfloat16."""
-    return torch.autocast(device.type, torch.bfloat16) if in_bfloat16(device, dtype) else contextlib.nullcontext()
-
-
-def in_bfloat16(device: torch.device, dtype: str = "auto") -> bool:
-    """True if that was asked for, or auto and the device is made for it: a GPU of NVIDIA since Ampere, or of AMD."""
-    if dtype != "auto" or device.type != "cuda":
-        return dtype == "bfloat16"
-    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)

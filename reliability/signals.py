@@ -18,6 +18,7 @@ from minigpt import trainer
 from minigpt.batches import sweep
 from minigpt.checkpoint import Run
 from minigpt.files import read_lines
+from minigpt.gradient import Gradient
 
 from .disturbances import RESUME, Moment, go_on, prepare, start
 from .suite import Suite, Trial
@@ -35,7 +36,7 @@ TURNS = (
 )
 # fmt: on
 MOMENTS: dict[str, tuple[Any, str, int, Any]] = {  # a function that is called then, how often it is, what it is instead
-    "step": (trainer, "_gradient", 16, None),
+    "step": (Gradient, "add_up", 16, None),
     "evaluation": (trainer, "mean_and_error", 5, None),
     "endless": (trainer, "sweep", 5, lambda *args: itertools.cycle(sweep(*args))),  # an evaluation of a very long text
     "save": (Run, "save", 6, None),

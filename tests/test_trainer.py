@@ -14,6 +14,7 @@ from minigpt import (
     TrainConfig,
     TrainState,
     evaluate,
+    gradient,
     train,
     trainer,
 )
@@ -212,14 +213,14 @@ def test_only_batches_are_compiled_and_the_model_stays_as_it_is(data, monkeypatc
 def test_a_batch_that_is_computed_in_parts_is_the_same_batch(data, monkeypatch):
     whole, parts = make_model(), make_model()
     metrics = run(data, whole, batch_size=7, max_iters=5)
-    monkeypatch.setattr(trainer, "windows_at_once", lambda *_: 3)
+    monkeypatch.setattr(gradient, "windows_at_once", lambda *_: 3)
     in_parts = run(data, parts, batch_size=7, max_iters=5)
     torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-4, atol=1e-5)
     assert [m.loss for m in in_parts[1:]] == pytest.approx([m.loss for m in metrics[1:]], rel=1e-5)
 
 
 def test_windows_at_once_are_few_on_a_processor_and_never_none():
-    windows = [trainer.windows_at_once(torch.device(kind), block) for kind in ("cpu", "cuda") for block in (64, 10**6)]
+    windows = [gradient.windows_at_once(torch.device(kind), block) for kind in ("cpu", "cuda") for block in (64, 10**6)]
     assert windows == [32, 1, 1024, 1]
 
 
@@ -249,10 +250,10 @@ def test_where_bfloat16_is_only_imitated_auto_is_float32(monkeypatch):
     gpu = torch.device("cuda", 1)
     for capability, wanted in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it if device == gpu else None)
-        assert trainer.in_bfloat16(gpu) is wanted
-    assert trainer.in_bfloat16(gpu, "bfloat16")
-    assert not trainer.in_bfloat16(gpu, "float32")
-    assert not trainer.in_bfloat16(torch.device("cpu"))
+        assert gradient.in_bfloat16(gpu) is wanted
+    assert gradient.in_bfloat16(gpu, "bfloat16")
+    assert not gradient.in_bfloat16(gpu, "float32")
+    assert not gradient.in_bfloat16(torch.device("cpu"))
 
 
 def test_a_training_of_some_minutes_that_goes_on_knows_what_an_evaluation_takes(data):
