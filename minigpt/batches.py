@@ -35,9 +35,9 @@ class Batches:
         self._there: Tensor | None = None  # the data on a GPU
 
     def on(self, device: torch.device) -> "Batches":
-        """The same batches, on a GPU if the data fits there: cut from it there, so that only the places travel."""
+        """The same batches, cut there, so that only their places travel; as before, where the data is too much for that."""
         there = copy.copy(self)
-        if device.type == "cuda" and len(self.data) <= ON_DEVICE:
+        if len(self.data) <= ON_DEVICE:
             there._there = torch.from_numpy(self.data.astype(np.int32)).to(device)
         return there
 

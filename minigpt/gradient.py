@@ -79,8 +79,8 @@ class Gradient:
                     self.repeated = _RepeatedPass(self, *part)
                     self.forget()  # what was tried for it
                     _seed_dropout(self.device, self.config.seed, number)
-                fits = self.repeated is not None and self.repeated.idx.shape == part[0].shape
-                mean += self.repeated(*part) if self.repeated and fits else self._pass(*part)
+                alike = self.repeated is not None and self.repeated.fits(*part)
+                mean += self.repeated(*part) if self.repeated and alike else self._pass(*part)
                 tokens += part[0].numel()
             clock.lap("model")
         return mean, tokens
@@ -91,7 +91,7 @@ class Gradient:
         shares = [len(some) / len(idx) / self.config.grad_accum_steps for some in idx.split(self.at_once)]
         return list(zip(idx.split(self.at_once), targets.split(self.at_once), shares, strict=True))
 
-    def _pass(self, idx: Tensor, targets: Tensor, share: float | Tensor) -> Tensor:
+    def _pass(self, idx: Tensor, targets: Tensor, share: float) -> Tensor:
         """Forward and backward -> the loss of these windows, times their share."""
         with self.autocast():
             _, loss = self.learner(idx, targets)
@@ -101,17 +101,18 @@ class Gradient:
 
 
 class _RepeatedPass:
-    """Gradient._pass for windows of one shape, recorded."""
+    """Gradient._pass for parts that are alike, recorded."""
 
     def __init__(self, gradient: Gradient, idx: Tensor, targets: Tensor, share: float) -> None:
-        self.idx, self.targets = idx.clone(), targets.clone()
-        self.share = torch.full((), share, device=idx.device)
-        self.repeat = recorded(lambda: gradient._pass(self.idx, self.targets, self.share))
+        self.idx, self.targets, self.share = idx.clone(), targets.clone(), share
+        self.repeat = recorded(lambda: gradient._pass(self.idx, self.targets, share))
+
+    def fits(self, idx: Tensor, targets: Tensor, share: float) -> bool:
+        return self.idx.shape == idx.shape and self.share == share
 
     def __call__(self, idx: Tensor, targets: Tensor, share: float) -> Tensor:
         self.idx.copy_(idx)
         self.targets.copy_(targets)
-        self.share.fill_(share)
         return self.repeat()
 
 

@@ -13,13 +13,14 @@ from warnings import warn
 
 import torch
 
+DEVICES = {"cuda"}  # GPUs of NVIDIA and of AMD
 WARM_UPS = 3  # libraries prepare themselves in the first
 T = TypeVar("T")
 
 
 def can_record(device: torch.device) -> bool:
-    """True for a GPU of NVIDIA, or of AMD."""
-    return device.type == "cuda"
+    """True for a device that repeats what it is told once."""
+    return device.type in DEVICES
 
 
 def recorded(do: Callable[[], T]) -> Callable[[], T]:

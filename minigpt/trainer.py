@@ -23,6 +23,7 @@ from .fused import all_finite
 from .gradient import Gradient, in_bfloat16, windows_at_once
 from .machine import flops_per_token, peak_flops
 from .optim import learning_rate, make_optimizer
+from .recording import can_record
 from .signals import interruptible
 from .speed import speed_up
 
@@ -128,9 +129,9 @@ def train(
     """
     state = state or TrainState.new(model, config)
     device = next(model.parameters()).device
-    clock = Clock(state.seconds, torch.cuda.Event if device.type == "cuda" else None)
+    clock = Clock(state.seconds, torch.cuda.Event if can_record(device) else None)
     speed_up(model, device)
-    batches, gradient = batches.on(device), Gradient(model, config)
+    batches, gradient = batches.on(device) if can_record(device) else batches, Gradient(model, config)
     peak = peak_flops(device, in_bfloat16(device, config.dtype))
     flops = flops_per_token(model, model.block_size)
     clock.evaluation_s = state.evaluation_s
@@ -199,7 +200,7 @@ def train(
 
 def _at_once(state: TrainState, config: TrainConfig, device: torch.device) -> int:
     """Steps until their numbers are asked for: one, but on a GPU some; to an evaluation at most."""
-    if device.type != "cuda" or config.skip_spikes:  # which is to know before the step is taken
+    if not can_record(device) or config.skip_spikes:  # which is to know before the step is taken
         return 1
     to_evaluation = config.eval_interval - state.step % config.eval_interval if config.eval_interval else 1
     return min(AHEAD, to_evaluation, state.ends_at(config) - state.step)

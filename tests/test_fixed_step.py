@@ -1,64 +1,24 @@
-"""What a GPU records once and repeats: with the graph of a GPU played by a recorder of torch's operations."""
+"""A step of generation that a GPU records once and repeats."""
 
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from conftest import awake
+from recorder import play_gpu
 from test_engine import make_gpt
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from minigpt import GPTConfig, ModernGPT, SampleConfig, torch_engine
+from minigpt import GPTConfig, ModernGPT, SampleConfig, recording
 from minigpt.engine import generate
 from minigpt.tokenizer import CharTokenizer
 from minigpt.torch_engine import FixedStep, TorchReader
 from minigpt.writing import Text, write_many
 
 
-class Graph(TorchDispatchMode):
-    """Keeps each operation with its tensors, and does all of them again, on the same memory and without any Python."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.done = []
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        assert operation is not torch.ops.aten._local_scalar_dense.default, "a graph cannot wait for a number"
-        result = operation(*args, **(kwargs or {}))
-        self.done.append((operation, args, kwargs or {}, result))
-        return result
-
-    def replay(self) -> None:
-        for operation, args, kwargs, result in self.done:
-            again = operation(*args, **kwargs)
-            if isinstance(result, torch.Tensor):
-                if again.data_ptr() != result.data_ptr():
-                    result.copy_(again)
-            else:
-                for old, new in zip(result, again, strict=True):
-                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                        old.copy_(new)
-
-
 @pytest.fixture
 def gpu(monkeypatch):
-    """A processor that records like a GPU. -> the graphs that were made."""
-    graphs = []
-
-    def new_graph() -> Graph:
-        graphs.append(Graph())
-        return graphs[-1]
-
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    fakes = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda it: nullcontext())
-    for name, fake in fakes.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(torch_engine, "can_record", lambda device: True)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", new_graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
-    return graphs
+    return play_gpu(monkeypatch)
 
 
 def make_modern(block_size: int = 8) -> ModernGPT:
@@ -117,7 +77,7 @@ def test_several_texts_are_recorded_as_one(gpu, monkeypatch):
         return [text.text for text in found]
 
     recorded = texts()
-    monkeypatch.setattr(torch_engine, "can_record", lambda device: False)
+    monkeypatch.setattr(recording, "DEVICES", {"cuda"})
     assert texts() == recorded
     assert len({len(text) for text in recorded}) > 1
     assert len(gpu) == 1
