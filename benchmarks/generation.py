@@ -510,7 +510,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="of each side  [default: all]")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--run", type=Path, metavar="RUN", help="a trained GPT of tiny Shakespeare, for the cost of int8")
+    parser.add_argument(
+        "--run", type=Path, nargs="+", metavar="RUN", help="trained GPTs of tiny Shakespeare, for the cost of int8"
+    )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the runs are kept for the next time")
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     flags = parser.parse_args()
@@ -526,7 +528,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rows = [row for size in flags.sizes for row in compare(size, flags.sides, flags, folder)]
         starts = [[SIZES[size]["name"], f"{first_character(folder / size, 5):.2f} s"] for size in flags.sizes]
-        words = cost_of_int8(flags.run or make_run("small", folder), flags.threads)
+        words = "\n".join(cost_of_int8(run, flags.threads) for run in flags.run or [make_run("small", folder)])
     for line in (*starts, words):
         print(line, flush=True)
     if (flags.sizes, flags.sides) != (list(SIZES), list(SIDES)):
@@ -538,7 +540,7 @@ def main() -> None:
     contexts = ", ".join(f"{shape['name']} {shape['block_size']}" for shape in SIZES.values())
     text = f"""# Writing
 
-Made by `python benchmarks/generation.py --nanogpt PATH --run RUN`.
+Made by `python benchmarks/generation.py --nanogpt PATH --run RUN RUN`.
 
 {describe(*peers, nanogpt=flags.nanogpt)}.
 
