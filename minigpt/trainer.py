@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from .batches import Batches, sweep
 from .bigram import LanguageModel
@@ -151,30 +152,7 @@ def train(
         planned = _until(state.ends_at(config), config)
         steps = range(state.step, state.step + _at_once(state, config, device))
         rates = [learning_rate(step, planned) for step in steps]
-        computed, numbers, spikes, tokens = [], [], [0.0], 0
-        for step, lr in zip(steps, rates, strict=True):
-            loss_sum, tokens = gradient.add_up(batches, step, clock)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf"))
-            computed.append(torch.stack([loss_sum, norm]))
-            if step == steps[-1]:
-                numbers = torch.stack(computed).tolist()
-                _check(numbers, steps, rates)
-                spikes = [state.spike(*both) for both in numbers]
-            if not _skipped(spikes[-1], config):
-                for group in state.optimizer.param_groups:
-                    group["lr"] = lr
-                state.optimizer.step()
-            if step < steps[-1]:
-                gradient.forget()
-                clock.lap("optimizer")
-        if not _all_finite(model, state.optimizer):
-            raise NonFiniteLoss(
-                f"in step {steps[-1] + 1} a weight, or what the optimizer keeps for it, became infinite or NaN. "
-                f"{_usually(rates[-1])}"
-            )
-        gradient.forget()
-        clock.lap("optimizer")
-        clock.stepped(tokens, len(steps))
+        numbers, spikes = _take(steps, rates, gradient, batches, config, state, clock)
 
         state.step = steps[-1] + 1
         state.loss_sum += sum(loss for loss, _ in numbers)
@@ -196,6 +174,44 @@ def train(
         if look:
             clock.evaluated(1.0)
             state.evaluation_s = clock.evaluation_s if config.minutes else 0.0
+
+
+def _take(
+    steps: range,
+    rates: list[float],
+    gradient: Gradient,
+    batches: Batches,
+    config: TrainConfig,
+    state: TrainState,
+    clock: Clock,
+) -> tuple[list[list[float]], list[float]]:
+    """Take steps at these learning rates -> the loss and the norm of the gradient of each, and its spike.
+
+    They are asked for before the last update; nothing else here waits for a GPU, but a look at the weights after it.
+    """
+    model, optimizer = gradient.model, state.optimizer
+    computed: list[Tensor] = []
+    numbers, spikes, tokens = [], [0.0], 0
+    for step, lr in zip(steps, rates, strict=True):
+        loss, tokens = gradient.add_up(batches, step, clock)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf"))
+        computed.append(torch.stack([loss, norm]))
+        if step == steps[-1]:
+            numbers = torch.stack(computed).tolist()
+            _check(numbers, steps, rates)
+            spikes = [state.spike(*both) for both in numbers]
+        if not _skipped(spikes[-1], config):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+        if step == steps[-1] and not _all_finite(model, optimizer):
+            raise NonFiniteLoss(
+                f"in step {step + 1} a weight, or what the optimizer keeps for it, became infinite or NaN. {_usually(lr)}"
+            )
+        gradient.forget()
+        clock.lap("optimizer")
+    clock.stepped(tokens, len(steps))
+    return numbers, spikes
 
 
 def _at_once(state: TrainState, config: TrainConfig, device: torch.device) -> int:
