@@ -114,7 +114,12 @@ class NonFiniteLoss(ArithmeticError):
 
 
 def train(
-    model: LanguageModel, batches: Batches, val: np.ndarray, config: TrainConfig, state: TrainState | None = None
+    model: LanguageModel,
+    batches: Batches,
+    val: np.ndarray,
+    config: TrainConfig,
+    state: TrainState | None = None,
+    ahead: int = AHEAD,
 ) -> Iterator[Metrics]:
     """Train a model, yielding Metrics after every step, and first of the untrained model.
 
@@ -123,8 +128,8 @@ def train(
     Where config.minutes says how long it may take, the number of steps, and with it the learning rate, follows the clock.
     An evaluation is interruptible(); the state knows then that it is owed, and the next training begins with it.
     A batch that does not fit into memory is computed in smaller parts, with a warning.
-    A GPU is asked for its numbers once in AHEAD steps, so that it never waits; they are told together, and the model is that
-    of the last of them.
+    A GPU is asked for its numbers once in `ahead` steps, so that it never waits; they are told together, and the model is
+    that of the last of them. On other devices, of each step.
     Raises NonFiniteLoss in the step in which a loss, a gradient, a weight or a number of the optimizer is not finite: before
     the update, unless it is the update itself that spoils a weight, or other steps come before the numbers are asked for.
     """
@@ -150,7 +155,7 @@ def train(
     while state.step < state.ends_at(config) and not (0 < config.patience <= state.evaluations_since_best):
         model.train()
         planned = _until(state.ends_at(config), config)
-        steps = range(state.step, state.step + _at_once(state, config, device))
+        steps = range(state.step, state.step + _at_once(state, config, ahead if can_record(device) else 1))
         rates = [learning_rate(step, planned) for step in steps]
         numbers, spikes = _take(steps, rates, gradient, batches, config, state, clock)
 
@@ -214,12 +219,10 @@ def _take(
     return numbers, spikes
 
 
-def _at_once(state: TrainState, config: TrainConfig, device: torch.device) -> int:
-    """Steps until their numbers are asked for: one, but on a GPU some; to an evaluation at most."""
-    if not can_record(device) or config.skip_spikes:  # which is to know before the step is taken
-        return 1
+def _at_once(state: TrainState, config: TrainConfig, most: int) -> int:
+    """Steps until their numbers are asked for: to an evaluation at most, and one where they decide whether it is taken."""
     to_evaluation = config.eval_interval - state.step % config.eval_interval if config.eval_interval else 1
-    return min(AHEAD, to_evaluation, state.ends_at(config) - state.step)
+    return 1 if config.skip_spikes else min(most, to_evaluation, state.ends_at(config) - state.step)
 
 
 def _check(numbers: list[list[float]], steps: range, rates: list[float]) -> None:

@@ -119,6 +119,13 @@ def test_who_stops_in_between_goes_on_from_the_last_step_that_was_taken(gpu):
     torch.testing.assert_close(weights(again), weights(whole), rtol=1e-4, atol=1e-5)
 
 
+def test_who_wants_each_step_gets_the_model_of_it(gpu):
+    model, config = awake(ModernGPT(SHAPE)), TrainConfig(batch_size=6, max_iters=5, eval_interval=5)
+    state = TrainState.new(model, config)
+    for metrics in train(model, Batches(data(), 6, 8), data()[:100], config, state, ahead=1):
+        assert state.step == metrics.step
+
+
 def test_who_stops_before_an_evaluation_that_is_due_owes_it(gpu):
     model, state, _ = trained(stop_after=9)
     assert state.step == 10

@@ -255,7 +255,7 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
     from ..batches import Batches
     from ..console import Progress, StopSignals, farewell, rescue
     from ..profile import Profile
-    from ..trainer import train
+    from ..trainer import AHEAD, train
 
     with StopSignals() as stop:
         run = begin()
@@ -268,7 +268,8 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
             stack.enter_context(rescue(run))
             progress = stack.enter_context(Progress(config, corpus.tokens_per_char, run.state.step))
             progress.watch.remember(run.evaluations())
-            for metrics in train(run.model, batches, corpus.val, config, run.state):
+            ahead = 1 if profile else AHEAD  # what is recorded is told step by step
+            for metrics in train(run.model, batches, corpus.val, config, run.state, ahead):
                 run.record(metrics)
                 progress.update(metrics, run.sample)
                 if recorder and metrics.loss is not None:
