@@ -79,7 +79,7 @@ def sides(run: Path, device: str, clone: Path | None):
         side = make()
         side.model.to(device)
         yield name, *writers(side, prompt, many)
-    torch.set_default_device("cpu")
+    torch.set_default_device(None)
 
 
 def writers(side: Any, prompt: list[int], many: list[list[int]]) -> list[Callable[[], int] | None]:

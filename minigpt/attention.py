@@ -113,7 +113,7 @@ class KeyValueCache:
 
     @property
     def seen(self) -> Tensor | None:
-        """(S,) where a single position may look, if not at all that `append` gave."""
+        """(1, S): where a single position may look, if not at all that `append` gave."""
         return None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,11 +69,17 @@ class Clock:
             del self.marks[:-1]
 
     def stepped(self, tokens: int, steps: int = 1) -> None:
-        """Some steps are over, each of so many tokens."""
+        """Some steps are over, of so many tokens each; if they are not alike, the last."""
         self.read()
         trained = sum(self.parts[part] for part in ("data", "model", "optimizer"))
         self.steps.extend([(tokens, (trained - self.trained) / steps)] * steps)
         self.trained = trained
+
+    def steps_in(self, seconds: float) -> int:
+        """How many steps take about so long: one, until their speed is believed."""
+        if len(self.steps) < SETTLED:
+            return 1
+        return max(1, int(seconds * len(self.steps) / max(sum(took for _, took in self.steps), 1e-9)))
 
     @property
     def tokens_per_s(self) -> float:

@@ -24,18 +24,21 @@ from .bigram import LanguageModel
 from .clock import Clock
 from .compiling import compiled
 from .config import TrainConfig
+from .machine import wait_for
 from .recording import can_record, recorded
 
 
 class Gradient:
-    """The gradient of a step, in .grad of a model's weights; the numbers of dropout depend on (seed, step) alone."""
+    """The gradient of a step, in .grad of a model's weights. Dropout draws anew from (seed, number of the pass)."""
 
-    def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
+    def __init__(self, model: LanguageModel, config: TrainConfig, record: bool = True) -> None:
+        """record: on devices that can."""
         self.model, self.config = model, config
         self.learner: nn.Module = model  # or what torch.compile made of it
         self.device = next(model.parameters()).device
         self.at_once = windows_at_once(self.device, model.block_size)
         self.autocast = partial(autocast_on, self.device, config.dtype)
+        self.record = record and can_record(self.device)
         self.repeated: _RepeatedPass | None = None
 
     def add_up(self, batches: Batches, step: int, clock: Clock) -> tuple[Tensor, int]:
@@ -75,17 +78,34 @@ class Gradient:
             parts = self._parts(batches, number)
             clock.lap("data")
             for part in parts:
-                if tokens == 0 and self.repeated is None and can_record(self.device):
-                    self.repeated = _RepeatedPass(self, *part)
-                    self.forget()  # what was tried for it
-                    _seed_dropout(self.device, self.config.seed, number)
+                if self.record and self.repeated is None:
+                    self._record(part, number)
+                    clock.lap("rest")
                 alike = self.repeated is not None and self.repeated.fits(*part)
                 mean += self.repeated(*part) if self.repeated and alike else self._pass(*part)
                 tokens += part[0].numel()
+            if not clock.event:
+                wait_for(self.device)  # else its time would be told as that of whoever waits for it next
             clock.lap("model")
         return mean, tokens
 
-    def _parts(self, batches: Batches, number: int) -> list[tuple[Tensor, Tensor, float]]:
+    def _record(self, part: "_Part", number: int) -> None:
+        """From now on, by what is recorded now, in the first part of a step; if it does as the model does."""
+        self.repeated = _RepeatedPass(self, *part)
+        tried: list[Tensor] = []
+        for do in (self._pass, self.repeated):
+            self.forget()
+            _seed_dropout(self.device, self.config.seed, number)
+            loss = do(*part).clone()
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            tried.append(torch.stack([loss, *torch._foreach_norm(gradients)]).float())
+        self.forget()
+        _seed_dropout(self.device, self.config.seed, number)
+        if not torch.allclose(tried[0], tried[1], rtol=0.02, atol=1e-6, equal_nan=True):
+            warn("what was recorded on this GPU does something else than the model; steps are told one by one", stacklevel=5)
+            self.record, self.repeated = False, None
+
+    def _parts(self, batches: Batches, number: int) -> list["_Part"]:
         """A batch in parts: idx, targets (up to at_once, T), and the share of a part in the loss of the step."""
         idx, targets = (ids.to(self.device, non_blocking=True) for ids in batches[number])
         shares = [len(some) / len(idx) / self.config.grad_accum_steps for some in idx.split(self.at_once)]
@@ -100,12 +120,15 @@ class Gradient:
         return loss.detach()
 
 
+_Part = tuple[Tensor, Tensor, float]
+
+
 class _RepeatedPass:
     """Gradient._pass for parts that are alike, recorded."""
 
     def __init__(self, gradient: Gradient, idx: Tensor, targets: Tensor, share: float) -> None:
         self.idx, self.targets, self.share = idx.clone(), targets.clone(), share
-        self.repeat = recorded(lambda: gradient._pass(self.idx, self.targets, share))
+        self.repeat = recorded(lambda: gradient._pass(self.idx, self.targets, share), gradient.device)
 
     def fits(self, idx: Tensor, targets: Tensor, share: float) -> bool:
         return self.idx.shape == idx.shape and self.share == share
@@ -144,7 +167,7 @@ def _fewer(at_once: int, batch_size: int, error: RuntimeError) -> int:
     if not out_of_memory(error) or at_once == 1:
         raise error
     at_once = min(at_once, batch_size) // 2 or 1
-    warn(f"a batch did not fit into memory; from here on it is computed {at_once} windows at a time", stacklevel=4)
+    warn(f"a batch did not fit into memory; from here on it is computed {at_once} windows at a time", stacklevel=5)
     return at_once
 
 

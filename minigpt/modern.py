@@ -34,7 +34,7 @@ def rotate(x: Tensor, start: int | Tensor = 0) -> Tensor:
     A query turned by m and a key turned by n meet at the angle m - n: attention feels how far away a token is, and needs
     no table of positions. Source: Su et al. 2021, equation 34 (arXiv:2104.09864).
     """
-    known = turns if isinstance(start, int) else turns.__wrapped__  # of a tensor nobody knows whether it was asked before
+    known = turns_to_learn if torch.is_grad_enabled() else turns  # whoever writes meanwhile must not have those forgotten
     cos, sin = known(start, *x.shape[-2:], x.device, x.dtype)
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin  # (left, right) * cos + (right, left) * (-sin, sin)
 
@@ -52,6 +52,9 @@ def turns(start: int | Tensor, T: int, hs: int, device: torch.device, dtype: tor
         angles = torch.outer(positions, frequencies)  # (T, hs/2)
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
+
+
+turns_to_learn = lru_cache(maxsize=16)(turns.__wrapped__)
 
 
 class RotaryAttention(MultiHeadAttention):

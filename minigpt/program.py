@@ -170,6 +170,8 @@ def choose_device(name: str) -> str:
         raise click.UsageError(
             f"there is no device {shown(name)} here; there is {', '.join(there)}, and auto takes the best"
         )
+    if name.startswith("cuda:"):
+        torch.cuda.set_device(name)
     return name
 
 

@@ -8,6 +8,7 @@ Next: torch_engine.py
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 from warnings import warn
 
@@ -19,30 +20,40 @@ T = TypeVar("T")
 
 
 def can_record(device: torch.device) -> bool:
-    """True for a device that repeats what it is told once."""
-    return device.type in DEVICES
+    """True for a device that repeats what it is told once: the present one of several."""
+    return device.type in DEVICES and (device.index or 0) == (torch.cuda.current_device() if device.type == "cuda" else 0)
 
 
-def recorded(do: Callable[[], T]) -> Callable[[], T]:
+@lru_cache
+def _aside(index: int | None) -> torch.cuda.Stream:
+    """Where it is recorded. Libraries keep memory for each stream, so it is always the same."""
+    return torch.cuda.Stream()
+
+
+def recorded(do: Callable[[], T], device: torch.device) -> Callable[[], T]:
     """What does the same as `do` at less cost, and returns the same tensors each time, with new numbers in them.
 
-    `do` runs WARM_UPS times for it. If it cannot be recorded: `do` itself, with a warning. Raises OutOfMemoryError.
+    `do` runs WARM_UPS times for it. What it reads has to stay where it is, alive. If it cannot be recorded: `do` itself,
+    with a warning, and nothing more is recorded. Raises RuntimeError if memory runs out.
     Source: Ng et al. 2021, "Accelerating PyTorch with CUDA Graphs" (PyTorch's blog), and the notes on torch.cuda.graph.
     """
+    before, aside = torch.cuda.current_stream(), _aside(device.index)
     try:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        aside.wait_stream(before)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
                 do()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        before.wait_stream(aside)
+        graph, inference = torch.cuda.CUDAGraph(), torch.is_inference_mode_enabled()
+        # What torch keeps for all recordings must not become a tensor that only inference may change.
+        with torch.inference_mode(False), torch.cuda.graph(graph, stream=aside), torch.inference_mode(inference):
             results = do()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        warn(f"steps could not be recorded on this GPU ({error}); they take longer one by one", stacklevel=2)
+        torch.cuda.set_stream(before)  # which a recording that failed can leave
+        if "out of memory" in str(error):
+            raise
+        DEVICES.clear()
+        warn(f"steps could not be recorded on this GPU ({error}); they take longer one by one", stacklevel=3)
         return do
 
     def repeat() -> T:

@@ -8,7 +8,7 @@ a mask that says how much of it there is (FixedCache).
 Next: numpy_engine.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class TorchReader:
         """Have read in each text what another reader of the same model has in its only one."""
         self.tokens = other.tokens * self.rows
         for mine, its in zip(self.cache or (), other.cache or (), strict=True):
-            read = slice(min(its.length, self.block_size))  # the rest was never written to, and takes no memory
+            read = slice(min(its.length, self.block_size))  # the rest was never written to
             mine.keys[:, :, read], mine.values[:, :, read] = its.keys[:, :, read], its.values[:, :, read]
             mine.length = its.length
 
@@ -82,8 +82,10 @@ class TorchReader:
                 self.model.eval()
             if self.cache:
                 for part in idx.split(AT_ONCE, 1):  # a score for every token of a long prompt would take gigabytes
-                    read = self.step if self.step and part.shape[1] == 1 else self.model
-                    logits, _ = read(part, cache=self.cache)  # (rows, T, V)
+                    if self.step and part.shape[1] == 1:
+                        logits = self.step(part)  # (rows, 1, V)
+                    else:
+                        logits, _ = self.model(part, cache=self.cache)  # (rows, T, V)
             else:
                 logits, _ = self.model(idx)
         finally:
@@ -100,6 +102,7 @@ class FixedCache(KeyValueCache):
         self.keys.zero_()
         self.values.zero_()  # nothing times what was never written would be NaN, if that is
         self.position: Tensor | None = None  # (), int64, on the device
+        self.filled: Tensor | None = None  # (1, block_size): the places up to it
 
     @property
     def start(self) -> int | Tensor:
@@ -107,9 +110,7 @@ class FixedCache(KeyValueCache):
 
     @property
     def seen(self) -> Tensor | None:
-        if self.position is None:
-            return None
-        return (torch.arange(self.keys.shape[-2], device=self.keys.device) <= self.position)[None]  # (1, S)
+        return self.filled
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v (B, nh, 1, hs) -> the keys and values (B, nh, block_size, hs) of all places. The length stays."""
@@ -124,40 +125,41 @@ class FixedCache(KeyValueCache):
 class FixedStep:
     """A model that reads one more token in each row, always by the same operations on the same memory.
 
-    On a GPU they are recorded when they are first needed.
+    On a GPU they are recorded in the second step: a text of one token is no reason to.
     """
 
     def __init__(self, model: Any, cache: list[FixedCache], rows: int) -> None:
-        device = next(model.parameters()).device
         self.model, self.cache = model, cache
-        self.idx = torch.zeros((rows, 1), dtype=torch.long, device=device)
-        self.position = torch.zeros((), dtype=torch.long, device=device)
-        self.repeat = self._record if can_record(device) else self._forward
+        self.device = next(model.parameters()).device
+        self.idx = torch.zeros((rows, 1), dtype=torch.long, device=self.device)
+        self.position = torch.zeros((), dtype=torch.long, device=self.device)
+        self.began = False
+        self.repeat: Callable[[], Tensor] | None = None
 
-    def __call__(self, idx: Tensor, cache: list[FixedCache]) -> tuple[Tensor, None]:
+    def __call__(self, idx: Tensor) -> Tensor:
         """idx (rows, 1) -> logits (rows, 1, V), which the next call overwrites."""
-        assert cache is self.cache
-        self.model.check_length(1, cache)  # once recorded, it does not look itself
+        self.model.check_length(1, self.cache)  # once recorded, it does not look itself
         self.idx.copy_(idx)
-        self.position.fill_(cache[0].length)
-        logits = self.repeat()
-        for layer in cache:
+        self.position.fill_(self.cache[0].length)
+        if self.began and self.repeat is None and can_record(self.device):
+            # What is written for that is written again: the same numbers to the same place.
+            self.repeat = recorded(self._forward, self.device)
+        logits = self.repeat() if self.repeat else self._forward()
+        self.began = True
+        for layer in self.cache:
             layer.length += 1
-        return logits, None
+        return logits
 
     def _forward(self) -> Tensor:
+        position = self.position.clone()  # another tensor each time, so that what is known of one is not taken for the next
+        filled = (torch.arange(self.model.block_size, device=self.device) <= position)[None]
         for layer in self.cache:
-            layer.position = self.position
+            layer.position, layer.filled = position, filled
         try:
             return self.model(self.idx, cache=self.cache)[0]
         finally:
             for layer in self.cache:
-                layer.position = None
-
-    def _record(self) -> Tensor:
-        """Record a step, and do it. What is written for that is written again: the same numbers to the same place."""
-        self.repeat = recorded(self._forward)
-        return self.repeat()
+                layer.position = layer.filled = None
 
 
 class TorchRow:

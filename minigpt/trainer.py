@@ -119,7 +119,7 @@ def train(
     val: np.ndarray,
     config: TrainConfig,
     state: TrainState | None = None,
-    ahead: int = AHEAD,
+    step_by_step: bool = False,
 ) -> Iterator[Metrics]:
     """Train a model, yielding Metrics after every step, and first of the untrained model.
 
@@ -128,8 +128,9 @@ def train(
     Where config.minutes says how long it may take, the number of steps, and with it the learning rate, follows the clock.
     An evaluation is interruptible(); the state knows then that it is owed, and the next training begins with it.
     A batch that does not fit into memory is computed in smaller parts, with a warning.
-    A GPU is asked for its numbers once in `ahead` steps, so that it never waits; they are told together, and the model is
-    that of the last of them. On other devices, of each step.
+    A GPU repeats what was recorded, and is asked for its numbers once in AHEAD steps, or in about a second; they are told
+    together, and the model is that of the last of them. step_by_step: there too it is told each operation, and asked after
+    each step.
     Raises NonFiniteLoss in the step in which a loss, a gradient, a weight or a number of the optimizer is not finite: before
     the update, unless it is the update itself that spoils a weight, or other steps come before the numbers are asked for.
     """
@@ -137,7 +138,7 @@ def train(
     device = next(model.parameters()).device
     clock = Clock(state.seconds, torch.cuda.Event if can_record(device) else None)
     speed_up(model, device)
-    batches, gradient = batches.on(device) if can_record(device) else batches, Gradient(model, config)
+    batches, gradient = batches.on(device) if can_record(device) else batches, Gradient(model, config, not step_by_step)
     peak = peak_flops(device, in_bfloat16(device, config.dtype))
     flops = flops_per_token(model, model.block_size)
     clock.evaluation_s = state.evaluation_s
@@ -155,11 +156,11 @@ def train(
     while state.step < state.ends_at(config) and not (0 < config.patience <= state.evaluations_since_best):
         model.train()
         planned = _until(state.ends_at(config), config)
-        steps = range(state.step, state.step + _at_once(state, config, ahead if can_record(device) else 1))
+        most = min(AHEAD, clock.steps_in(1.0)) if can_record(device) and not step_by_step else 1
+        steps = range(state.step, state.step + _at_once(state, config, most))
         rates = [learning_rate(step, planned) for step in steps]
         numbers, spikes = _take(steps, rates, gradient, batches, config, state, clock)
 
-        state.step = steps[-1] + 1
         state.loss_sum += sum(loss for loss, _ in numbers)
         state.loss_count += len(steps)
         if config.minutes:
@@ -214,6 +215,7 @@ def _take(
                 f"in step {step + 1} a weight, or what the optimizer keeps for it, became infinite or NaN. {_usually(lr)}"
             )
         gradient.forget()
+        state.step += 1
         clock.lap("optimizer")
     clock.stepped(tokens, len(steps))
     return numbers, spikes
@@ -339,6 +341,7 @@ def _evaluated(
     else:
         state.evaluations_since_best += 1
     clock.lap("evaluation")
+    clock.read()
     state.seconds = clock.seconds
     losses = dict(train_loss=train_loss, val_loss=val_loss, val_error=val_error, is_best=is_best)
     return replace(metrics, seconds=state.seconds, time=dict(clock.parts), **losses)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from minigpt import recording
 
@@ -17,10 +17,20 @@ class Graph(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.done = []
+        self.made = []  # tensors of its own memory
+
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
+        with torch.inference_mode():
+            for tensor in self.made:  # a GPU only records: there is nothing in them yet
+                tensor.fill_(float("nan"))
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         assert operation is not torch.ops.aten._local_scalar_dense.default, "a graph cannot wait for a number"
+        given = {tensor.untyped_storage().data_ptr() for tensor in tree_leaves((args, kwargs)) if torch.is_tensor(tensor)}
         result = operation(*args, **(kwargs or {}))
+        made = [tensor for tensor in tree_leaves(result) if torch.is_tensor(tensor) and tensor.is_floating_point()]
+        self.made += [tensor.detach() for tensor in made if tensor.untyped_storage().data_ptr() not in given]
         same_memory = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, result))
         self.done.append((operation, *same_memory))
         return result
@@ -60,8 +70,9 @@ def play_gpu(monkeypatch) -> list[Graph]:
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     fakes = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda it: nullcontext())
-    fakes |= dict(CUDAGraph=new_graph, graph=lambda graph: graph, Event=Event)
+    fakes |= dict(CUDAGraph=new_graph, graph=lambda graph, stream: graph, Event=Event, set_stream=lambda it: None)
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(recording, "DEVICES", {"cpu"})
+    recording._aside.cache_clear()
     return graphs

@@ -96,7 +96,7 @@ def test_where_recording_fails_the_text_is_the_same_with_a_warning(gpu, monkeypa
     plain = list(generate(TorchReader(model, in_fixed_steps=False), [1], config))
 
     @contextmanager
-    def failing(graph):
+    def failing(graph, stream):
         yield
         raise RuntimeError("operation not permitted when stream is capturing")
 

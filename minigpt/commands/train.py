@@ -255,7 +255,7 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
     from ..batches import Batches
     from ..console import Progress, StopSignals, farewell, rescue
     from ..profile import Profile
-    from ..trainer import AHEAD, train
+    from ..trainer import train
 
     with StopSignals() as stop:
         run = begin()
@@ -268,13 +268,12 @@ def _follow(begin: Callable[[], Any], corpus: Any, profile: bool) -> None:
             stack.enter_context(rescue(run))
             progress = stack.enter_context(Progress(config, corpus.tokens_per_char, run.state.step))
             progress.watch.remember(run.evaluations())
-            ahead = 1 if profile else AHEAD  # what is recorded is told step by step
-            for metrics in train(run.model, batches, corpus.val, config, run.state, ahead):
+            for metrics in train(run.model, batches, corpus.val, config, run.state, step_by_step=profile):
                 run.record(metrics)
                 progress.update(metrics, run.sample)
                 if recorder and metrics.loss is not None:
                     recorder.step(metrics.val_loss is not None)
-                if stop.requested:
+                if stop.requested and metrics.step == run.state.step:  # a GPU can be some steps ahead of what is told
                     break
     if recorder:
         say(f"\n{recorder.table}")
