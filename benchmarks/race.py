@@ -38,10 +38,10 @@ NANOGPT = (
 NANOGPT_LONG = "config/train_shakespeare_char.py --device=cpu --compile=True --eval_iters=1 --log_interval=1 --max_iters=6"
 
 
-def ours(text: str, seed: int, *flags: str, device: str = "cpu") -> tuple[float, float, float, str]:
+def ours(text: str, seed: int, *flags: str) -> tuple[float, float, float, str]:
     """The loss of the saved model on the whole validation part, seconds of the process and of training, and the plan."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "minigpt", "train", text, *flags, "--device", device]
+        command = [sys.executable, "-m", "minigpt", "train", text, *flags, "--device", "cpu"]
         started = time.perf_counter()
         subprocess.run([*command, "--seed", str(seed), "--out", f"{folder}/run"], check=True, capture_output=True)
         seconds = time.perf_counter() - started

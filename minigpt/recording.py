@@ -49,7 +49,9 @@ def recorded(do: Callable[[], T], device: torch.device) -> Callable[[], T]:
         with torch.inference_mode(False), torch.cuda.graph(graph, stream=aside), torch.inference_mode(inference):
             results = do()
     except RuntimeError as error:
-        torch.cuda.set_stream(before)  # which a recording that failed can leave
+        torch.cuda.set_stream(before)  # which a recording that failed can leave,
+        chance = torch.cuda.default_generators[torch.cuda.current_device()]
+        chance.graphsafe_set_state(chance.clone_state())  # and random numbers that are to be recorded still
         if "out of memory" in str(error):
             raise
         DEVICES.clear()

@@ -71,6 +71,7 @@ def play_gpu(monkeypatch) -> list[Graph]:
     stream = SimpleNamespace(wait_stream=lambda other: None)
     fakes = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda it: nullcontext())
     fakes |= dict(CUDAGraph=new_graph, graph=lambda graph, stream: graph, Event=Event, set_stream=lambda it: None)
+    fakes |= dict(current_device=lambda: 0, default_generators=[SimpleNamespace(clone_state=dict, graphsafe_set_state=dict)])
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(recording, "DEVICES", {"cpu"})

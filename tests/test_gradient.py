@@ -304,6 +304,7 @@ def test_on_a_real_gpu_what_cannot_be_recorded_is_told_operation_by_operation(mo
 
 
 @on_a_gpu
+@pytest.mark.filterwarnings("ignore")  # what torch's compiler has to say
 def test_on_a_real_gpu_a_compiled_model_is_recorded_too(monkeypatch):
     losses = []
     for compile in ("off", "on"):
