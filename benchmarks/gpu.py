@@ -167,8 +167,8 @@ def main() -> None:
                 f"""{about}
 
 Tiny Shakespeare, context 256: the loss of the saved model on the whole validation part, mean ± standard deviation over
-{asked.seeds} fresh seeds, and seconds (medians). nanoGPT's loss is the mean over 200 batches, as its flags have it, and its steps
-alone are 2000 times the median of those it tells. {trained}""",
+{asked.seeds} fresh seeds, and seconds (medians). nanoGPT's loss is the mean over 200 batches, as its flags have it, and its
+steps alone are 2000 times the median of those it tells. {trained}""",
             )
     if "writing" in asked.parts:
         written = writing(asked.device, asked.sizes, asked.nanogpt)
@@ -178,9 +178,9 @@ alone are 2000 times the median of those it tells. {trained}""",
                 "Writing on a GPU",
                 f"""{about}
 
-{NEW} tokens after a prompt of {PROMPT} (many texts: of one token), float32, the median of {TURNS}. One text is greedy; of many, ours
-are drawn by chance, each for itself on the processor, and those of transformers greedy. The bound: a token cannot be written
-faster than its weights are read.
+{NEW} tokens after a prompt of {PROMPT} (many texts: of one token), float32, the median of {TURNS}. One text is greedy; of
+many, ours are drawn by chance, each for itself on the processor, and those of transformers greedy. The bound: a token cannot
+be written faster than its weights are read.
 
 {written}""",
             )

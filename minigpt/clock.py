@@ -13,7 +13,7 @@ from .config import TrainConfig
 
 PARTS = ("data", "model", "optimizer", "evaluation", "rest")  # rest: saving, samples, the screen: whatever the consumer does
 SETTLED = 5  # steps until a machine's speed is believed,
-HURRY = 0.2  # or less, when so much of the time is gone
+HURRY = 0.2  # or less, when they took so much of the time
 
 
 class Clock:
@@ -100,7 +100,7 @@ class Clock:
 
     def last_step(self, step: int, planned: int, config: TrainConfig) -> int:
         """The step to end with, so that config.minutes are kept: the planned one, unless that would miss them clearly."""
-        if len(self.steps) < SETTLED and self.seconds < HURRY * 60 * config.minutes:
+        if len(self.steps) < SETTLED and self.trained < HURRY * 60 * config.minutes and self.seconds < 60 * config.minutes:
             return planned
         seconds = sorted(seconds for _, seconds in self.steps)[len(self.steps) // 2]
         left = 60 * config.minutes - self.seconds - self.evaluation_s  # the last evaluation is after the last step

@@ -43,6 +43,7 @@ SOONER = 0.95  # of the loss at the end: what must be expected of ending sooner,
 LOOKS = 5  # at the validation text while training: each costs, and the last one counts
 LOOKED_AT = 2**14, 2**17  # tokens at least, if there are so many, and at most; between them
 LOOKING = 0.04  # of the time at most
+RECORDING_S = 3.0  # of a GPU, until what it repeats is recorded
 MODELS = {"modern": ModernGPT, "gpt": GPT}
 LEARNS = {"modern": 1.0, "gpt": 0.09}  # a token teaches a GPT-2 with AdamW as much as so many teach today's with Muon
 
@@ -231,7 +232,8 @@ def plan(
     def candidate(shape: GPTConfig, dropouts: Sequence[float], speed: Speed | None = None) -> Plan:
         check_memory(replace(shape, dropout=min(dropouts)), given.get("batch_size"))
         speed = speed or fastest(replace(shape, dropout=min(dropouts)))
-        gone = spent + time.perf_counter() - began
+        now = spent + time.perf_counter() - began
+        gone = now + (RECORDING_S if can_record(torch.device(device)) else 0)
         forward_s = speed.token_s / 3  # a token of an evaluation
         affordable = int(LOOKING * 60 * minutes / LOOKS / forward_s)
         looked_at = given.get("eval_tokens", min(max(affordable, LOOKED_AT[0]), LOOKED_AT[1]))
@@ -257,7 +259,7 @@ def plan(
         shape = replace(shape, dropout=dropout)
         memory = check_memory(shape, config.batch_size)
         by_heart = law.by_heart(weights, tokens * LEARNS[arch], text, dropout)
-        expected, ends = loss(tokens, dropout), time.time() + 60 * needed - gone
+        expected, ends = loss(tokens, dropout), time.time() + 60 * needed - now
         return Plan(arch, shape, config, speed, memory, tokens / text, by_heart, expected, error, needed < minutes, ends)
 
     def in_time(most: float, share: float) -> bool:

@@ -147,7 +147,9 @@ def train(
         yield _evaluated(_metrics(state, config, clock, *state.owed), model, val, config, state, gradient.autocast, clock)
         clock.lap("rest")
         will_read = min(config.eval_tokens or len(val), len(val))
-        clock.evaluated(1.0 if state.step else min(will_read, FIRST_LOOK) / will_read)
+        # Of a GPU the first evaluation is a beginning, and says nothing of what more tokens cost.
+        alike = state.step or can_record(device)
+        clock.evaluated(1.0 if alike else min(will_read, FIRST_LOOK) / will_read)
         state.evaluation_s = clock.evaluation_s if config.minutes else 0.0
     if config.compile == "on":
         model.train()

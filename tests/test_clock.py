@@ -68,6 +68,23 @@ def test_steps_follow_the_time_that_is_left(now):
     assert clock.last_step(300, 490, config) == 300  # nothing is left: this was the last
 
 
+def test_a_beginning_that_took_long_is_no_reason_to_believe_the_first_step(now):
+    """Half of a minute is gone before anything is learned, as on a GPU; the first step is slow."""
+    config, clock = TrainConfig(minutes=1, max_iters=900), Clock()
+    now.seconds = 30
+    clock.lap("rest")
+    stepped(clock, now, 1)
+    assert clock.last_step(1, 900, config) == 900
+    stepped(clock, now, 0.03, 4)
+    assert clock.last_step(5, 900, config) == pytest.approx(5 + 28.9 / 0.03, abs=10)
+    now.seconds = 61
+    clock = Clock()
+    now.seconds = 122
+    clock.lap("rest")
+    stepped(clock, now, 1)
+    assert clock.last_step(1, 900, config) == 1  # over is over
+
+
 def test_steps_that_take_long_are_believed_sooner(now):
     """A minute; a step of 15 s: after one, a quarter is gone, and after four, all."""
     config, clock = TrainConfig(minutes=1, max_iters=900), Clock()

@@ -189,6 +189,16 @@ def test_what_was_recorded_wrongly_is_noticed_before_anything_is_learned_from_it
     torch.testing.assert_close(weights(model), weights(plain), rtol=1e-4, atol=1e-5)
 
 
+def test_the_first_evaluation_of_a_gpu_says_what_the_next_ones_cost(gpu, monkeypatch):
+    """It reads a part of the text; what it takes is to begin."""
+    monkeypatch.setattr(trainer, "mean_and_error", lambda *_: time.sleep(0.3) or (1.0, None))
+    model, config = awake(ModernGPT(SHAPE)), TrainConfig(batch_size=6, max_iters=40, eval_interval=40, minutes=1)
+    state = TrainState.new(model, config)
+    steps = train(model, Batches(data(), 6, 8), np.zeros(10 * trainer.FIRST_LOOK, np.uint8), config, state)
+    next(steps), next(steps)
+    assert 0.3 < state.evaluation_s < 1.5
+
+
 def test_to_record_is_no_part_of_a_steps_time(gpu, monkeypatch):
     seconds = []
     monkeypatch.setattr(Clock, "stepped", lambda clock, *_: clock.read() or seconds.append(dict(clock.parts)))
