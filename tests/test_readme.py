@@ -119,6 +119,7 @@ def test_the_results_are_those_that_were_measured():
         "losses.py": "docs/results.md",
         "race.py": "docs/results.md",
         "lowest.py": "docs/results.md",
+        "gpu.py": "docs/results.md",
         "minutes.py": "docs/results.md",
         "ladder.py": "docs/results.md",
         "speed.py": "benchmarks/results.md",
