@@ -22,7 +22,7 @@ import torch.nn as nn
 
 from .files import cache_folder
 from .lock import try_lock
-from .signals import interruptible
+from .signals import interruptible, not_begun_if_interrupted
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which torch is told where to keep what it compiles
 OURS = "minigpt-compiled"  # a folder in that one, or in our cache
@@ -37,6 +37,7 @@ def compiled(model: nn.Module, try_step: Callable[[nn.Module], object]) -> nn.Mo
     """
     with suppress(ImportError):  # told below; a second, and neither where nobody compiles nor while it may be given up
         importlib.import_module("torch._dynamo")
+    not_begun_if_interrupted()
     with whole_libraries():
         try:
             torch.compile(torch.neg)(torch.ones(1, device=next(model.parameters()).device))

@@ -26,7 +26,7 @@ from .card import argument
 from .checkpoint import Run
 from .config import TrainConfig
 from .program import say
-from .signals import interrupt
+from .signals import interrupt, nothing_interrupted
 from .trainer import Metrics, NonFiniteLoss, bits_per_char
 from .watch import Watch
 
@@ -150,10 +150,12 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self.requested = 0  # the number of the signal
+        nothing_interrupted()
         self.before: dict[int, Any] = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        nothing_interrupted()
         for number, handler in self.before.items():
             signal.signal(number, handler)
         # What takes long was interrupted. Ctrl-C in a terminal ends compilers as well; that they failed is no news then.

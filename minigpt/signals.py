@@ -32,7 +32,7 @@ def end_undisturbed() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-_given_up = {"may be": False, "was": False}  # what is going on now
+_given_up = {"may be": False, "was": False, "is wanted": False}  # what is going on now
 
 
 @contextmanager
@@ -48,10 +48,22 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupt() -> None:
-    """For whoever handles a signal: raise KeyboardInterrupt where that is allowed now, else do nothing."""
+    """For whoever handles a signal: raise KeyboardInterrupt where that is allowed now, else remember that it came."""
+    _given_up["is wanted"] = True
     if _given_up["may be"]:
         _given_up["was"] = True
         raise Interrupted
+
+
+def not_begun_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if interrupt() was called: for whoever is about to begin with what takes long."""
+    if _given_up["is wanted"]:
+        raise Interrupted
+
+
+def nothing_interrupted() -> None:
+    """From here on, interrupt() was never called."""
+    _given_up["is wanted"] = False
 
 
 @contextmanager

@@ -171,3 +171,12 @@ def side_by_side(model, prompts, config, first_sample=0) -> list[list[int]]:
     texts = [Writer(reader_of(model), prompt, config, first_sample + i) for i, prompt in enumerate(prompts)]
     columns = [draw_all(texts, read_all(model, texts)) for _ in range(config.max_new_tokens)]
     return [[step.token for step in steps] for steps in zip(*columns, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def heeded():
+    """What was interrupted in a test is no concern of the next."""
+    from minigpt.signals import nothing_interrupted
+
+    yield
+    nothing_interrupted()

@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from minigpt.compiling import FOLDER, MARK, OURS, whole_libraries
-from minigpt.signals import interrupt
+from minigpt.compiling import FOLDER, MARK, OURS, compiled, whole_libraries
+from minigpt.signals import interrupt, nothing_interrupted
 
 
 @pytest.fixture
@@ -88,3 +89,14 @@ def test_an_interruption_ends_compiling_even_if_somebody_holds_it_up(base):
         interrupt()
     assert list(base.glob(f"{MARK}*"))
     interrupt()
+
+
+def test_who_was_interrupted_before_begins_with_no_compiling(monkeypatch):
+    """A signal may come while torch's compiler is loaded, which is not given up; what follows would take half a minute."""
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("it was begun"))
+    interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        compiled(torch.nn.Linear(2, 2), lambda model: None)
+    nothing_interrupted()
+    with pytest.raises(pytest.fail.Exception, match="it was begun"):
+        compiled(torch.nn.Linear(2, 2), lambda model: None)
