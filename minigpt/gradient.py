@@ -27,6 +27,8 @@ from .config import TrainConfig
 from .machine import wait_for
 from .recording import can_record, recorded
 
+Part = tuple[Tensor, Tensor, float]  # idx, targets (windows, T), and their share in the loss of the step
+
 
 class Gradient:
     """The gradient of a step, in .grad of a model's weights. Dropout draws anew from (seed, number of the pass)."""
@@ -81,15 +83,15 @@ class Gradient:
                 if self.record and self.repeated is None:
                     self._record(part, number)
                     clock.lap("rest")
-                alike = self.repeated is not None and self.repeated.fits(*part)
-                mean += self.repeated(*part) if self.repeated and alike else self._pass(*part)
+                do = self.repeated if self.repeated and self.repeated.fits(*part) else self._pass
+                mean += do(*part)
                 tokens += part[0].numel()
             if not clock.event:
                 wait_for(self.device)  # else its time would be told as that of whoever waits for it next
             clock.lap("model")
         return mean, tokens
 
-    def _record(self, part: "_Part", number: int) -> None:
+    def _record(self, part: Part, number: int) -> None:
         """From now on, by what is recorded now, in the first part of a step; if it does as the model does."""
         self.repeated = _RepeatedPass(self, *part)
         tried: list[Tensor] = []
@@ -105,7 +107,7 @@ class Gradient:
             warn("what was recorded on this GPU does something else than the model; steps are told one by one", stacklevel=5)
             self.record, self.repeated = False, None
 
-    def _parts(self, batches: Batches, number: int) -> list["_Part"]:
+    def _parts(self, batches: Batches, number: int) -> list[Part]:
         """A batch in parts: idx, targets (up to at_once, T), and the share of a part in the loss of the step."""
         idx, targets = (ids.to(self.device, non_blocking=True) for ids in batches[number])
         shares = [len(some) / len(idx) / self.config.grad_accum_steps for some in idx.split(self.at_once)]
@@ -118,9 +120,6 @@ class Gradient:
         loss = loss * share
         loss.backward()
         return loss.detach()
-
-
-_Part = tuple[Tensor, Tensor, float]
 
 
 class _RepeatedPass:
